@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstddef>
+
+namespace shardexpr {
+
+/// Parameters begin, and shards are cut, at multiples of this many elements: SIMD loads and
+/// transfers are aligned, no cache line has two owners, and a block of gradients is never split
+/// between ranks, whatever the world size (docs/adr/0003-blocks-of-64.md).
+inline constexpr std::size_t block_elements = 64;
+
+/// Buffers begin at multiples of this many bytes.
+inline constexpr std::size_t buffer_alignment_bytes = 256;
+
+constexpr std::size_t ceil_div(std::size_t n, std::size_t d) { return (n + d - 1) / d; }
+constexpr std::size_t round_up(std::size_t n, std::size_t to) { return ceil_div(n, to) * to; }
+
+inline namespace literals {
+constexpr std::size_t operator""_KiB(unsigned long long n) { return std::size_t{n} << 10; }
+constexpr std::size_t operator""_MiB(unsigned long long n) { return std::size_t{n} << 20; }
+constexpr std::size_t operator""_GiB(unsigned long long n) { return std::size_t{n} << 30; }
+}  // namespace literals
+
+}  // namespace shardexpr

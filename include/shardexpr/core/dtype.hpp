@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <string_view>
+#include <type_traits>
+
+namespace shardexpr {
+
+/// IEEE binary32: the dtype of masters, moments and sums.
+using fp32 = float;
+
+/// The dtype in which sums, statistics and losses over elements of `T` are kept: wide enough that
+/// the order of a sum does not show. fp32 for training; double for the finite-difference tests.
+template <class T>
+using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, fp32>;
+
+/// A dtype as plans, logs and messages write it.
+template <class T>
+inline constexpr std::string_view dtype_name = "unknown";
+template <>
+inline constexpr std::string_view dtype_name<fp32> = "fp32";
+template <>
+inline constexpr std::string_view dtype_name<double> = "fp64";
+
+}  // namespace shardexpr

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace shardexpr {
+
+/// A sum of doubles whose result does not depend on their order, nor on how they were split over
+/// ranks: every addition is exact, in fixed point.
+///
+/// Shapes:  20 limbs of 32 payload bits, from 2^-320 to 2^320: squares of any fp32, and their sums.
+/// Units:   limb k weighs 2^(32 k - 320). Terms are non-negative; at most 2^31 between two
+///          `normalize()` calls.
+/// Errors:  infinities and NaNs do not throw; they make `value()` infinite or NaN.
+/// Cost:    168 bytes; an addition touches three limbs. Trivially copyable: ranks exchange it.
+/// Source:  Kulisch's long accumulator; Demmel & Hida, SIAM J. Sci. Comput. 25(4), 2004.
+class ExactSum {
+ public:
+  static constexpr int limbs = 20;
+  static constexpr int lowest_exponent = -320;
+
+  /// Adds a non-negative term; bits below 2^-320 are dropped, term by term, so that order still
+  /// does not matter.
+  void add(double term) {
+    const auto bits = std::bit_cast<std::uint64_t>(term);
+    const int exponent = static_cast<int>((bits >> 52) & 0x7ff);
+    if (exponent == 0x7ff || exponent > 1075 + 240) {  // infinite, NaN, or beyond any fp32 square
+      special_ += term * 0x1p1000;
+      return;
+    }
+    if (exponent == 0) return;  // subnormal doubles lie far below 2^-320
+    const std::uint64_t significand =
+        (bits & ((std::uint64_t{1} << 52) - 1)) | (std::uint64_t{1} << 52);
+    const int shift = exponent - 1075 - lowest_exponent;  // weight of the lowest bit
+    if (shift <= -53) return;
+    if (shift < 0) {
+      limb_[0] += static_cast<std::int64_t>((significand >> -shift) & 0xffffffffu);
+      limb_[1] += static_cast<std::int64_t>((significand >> -shift) >> 32);
+      return;
+    }
+    const int k = shift / 32, s = shift % 32;
+    const std::uint64_t low = significand << s;
+    const std::uint64_t high = s == 0 ? 0 : significand >> (64 - s);
+    limb_[k] += static_cast<std::int64_t>(low & 0xffffffffu);
+    limb_[k + 1] += static_cast<std::int64_t>(low >> 32);
+    limb_[k + 2] += static_cast<std::int64_t>(high);
+  }
+
+  void add(const ExactSum& other) {
+    for (int k = 0; k < limbs; ++k) limb_[k] += other.limb_[k];
+    special_ += other.special_;
+    normalize();
+  }
+
+  /// Moves what a limb holds above 32 bits into the next one: the form is then unique.
+  void normalize() {
+    for (int k = 0; k + 1 < limbs; ++k) {
+      limb_[k + 1] += limb_[k] >> 32;
+      limb_[k] &= 0xffffffff;
+    }
+  }
+
+  /// The sum, rounded to a double.
+  double value() const {
+    ExactSum sum = *this;
+    sum.normalize();
+    double total = 0;
+    for (int k = 0; k < limbs; ++k)  // from the lowest limb, so that roundings stay below one ulp
+      total += static_cast<double>(sum.limb_[k]) * power_of_two(32 * k + lowest_exponent);
+    return total + special_;
+  }
+
+ private:
+  static constexpr double power_of_two(int exponent) {
+    return std::bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52);
+  }
+
+  std::array<std::int64_t, limbs> limb_{};
+  double special_ = 0;  // 0, infinity or NaN
+};
+
+}  // namespace shardexpr

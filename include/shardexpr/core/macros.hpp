@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#define SHARDEXPR_VERSION_MAJOR 0
+#define SHARDEXPR_VERSION_MINOR 1
+#define SHARDEXPR_VERSION_PATCH 0
+
+// Element-wise functors carry this mark, so that one body runs in a CPU loop and in a kernel.
+#if defined(__CUDACC__)
+#define SHARDEXPR_HOST_DEVICE __host__ __device__
+#else
+#define SHARDEXPR_HOST_DEVICE
+#endif
