@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/tensor.hpp>
+#include <shardexpr/core/type_name.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <type_traits>
+
+namespace shardexpr {
+
+/// How a parameter starts: `mean + spread * z`, z of variance one and a function of the seed, the
+/// parameter's name and the element's index alone (model/initialize.hpp).
+struct Init {
+  float mean = 0;
+  float spread = 0;
+};
+inline constexpr Init zeros{0, 0};
+inline constexpr Init ones{1, 0};
+constexpr Init normal(float deviation) { return {0, deviation}; }
+
+/// A name of at most 47 characters, held inline so that descriptions are constant expressions.
+struct Name {
+  static constexpr std::size_t capacity = 48;
+  std::array<char, capacity> text{};
+
+  constexpr Name() = default;
+  template <std::size_t N>
+  constexpr Name(const char (&literal)[N]) {
+    static_assert(N <= capacity, "a parameter's name has at most 47 characters");
+    for (std::size_t i = 0; i < N; ++i) text[i] = literal[i];
+  }
+  constexpr std::string_view view() const {
+    std::size_t n = 0;
+    while (n < capacity && text[n] != 0) ++n;
+    return {text.data(), n};
+  }
+};
+
+/// A parameter as its unit describes it.
+struct Spec {
+  Name name;  ///< without the unit's prefix, as checkpoints know it
+  Shape shape;
+  Init init;
+  std::uint64_t tied_unit = 0;  ///< hash of the owning unit's type, 0 if this unit owns it
+
+  constexpr bool is_tied() const { return tied_unit != 0; }
+};
+
+/// A parameter that `Owner`, another unit of the model, describes under `name`: one storage, one
+/// gradient, used in two places. Its shape is the owner's.
+template <class Owner, std::size_t N>
+constexpr Spec tied(const char (&name)[N]) {
+  return {.name = name, .shape = {}, .init = {}, .tied_unit = type_hash<Owner>};
+}
+
+/// A buffer of `T` as a unit describes it: what flows between units, what a unit saves for
+/// backward, its scratch.
+template <class T>
+struct BufferSpec {
+  Shape shape;
+  std::size_t element_bytes = sizeof(T);
+
+  constexpr BufferSpec() = default;
+  constexpr BufferSpec(Shape s) : shape{s} {}
+  template <class... Extent>
+  constexpr explicit BufferSpec(Extent... extent) requires(
+      sizeof...(Extent) > 0 && (std::is_convertible_v<Extent, std::size_t> && ...))
+      : shape{shardexpr::shape(extent...)} {}
+};
+
+}  // namespace shardexpr

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/dtype.hpp>
+#include <shardexpr/core/fma.hpp>
+#include <shardexpr/device/concepts.hpp>
+#include <shardexpr/model/pass.hpp>
+#include <shardexpr/model/unit.hpp>
+
+#include <cstddef>
+#include <span>
+
+// A small autoencoder with everything that makes engines fail: sizes that nothing divides, repeated
+// units, a parameter tied across units, saved values and scratch. Plain loops: its arithmetic is
+// the same in every build.
+namespace sx = shardexpr;
+
+namespace toy {
+
+struct Config {
+  std::size_t inputs = 5, width = 7, depth = 3, rows = 4;
+};
+struct Batch {
+  const float* x = nullptr;  // (rows, inputs)
+};
+
+template <template <class> class Of, class T>
+struct Hidden {
+  Of<T> h;  // (rows, width)
+};
+template <template <class> class Of, class T>
+struct Loss {
+  Of<sx::Accumulate<T>> loss;
+};
+
+// h = x W + b
+struct Encoder {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  static constexpr sx::Name prefix = "encoder.";
+  template <class T>
+  struct Params {
+    T weight, bias;
+  };
+  template <template <class> class Of, class T>
+  using Input = sx::Nothing<Of, T>;
+  template <template <class> class Of, class T>
+  using Output = Hidden<Of, T>;
+
+  static constexpr Params<sx::Spec> describe(const Config& c) {
+    return {{"weight", sx::shape(c.inputs, c.width), sx::normal(0.3f)},
+            {"bias", sx::shape(c.width), sx::zeros}};
+  }
+  template <class T>
+  static constexpr Output<sx::BufferSpec, T> output(const Config& c) {
+    return {sx::shape(c.rows, c.width)};
+  }
+  template <class D, class T>
+  static void forward(const sx::Forward<Encoder, D, T>& p) {
+    const std::size_t k = p.config.inputs, n = p.config.width;
+    const T* x = p.batch.x;
+    p.context.run(sx::reads(p.w.weight, p.w.bias), sx::writes(p.out.h), [=] {
+      for (std::size_t i = 0; i < p.out.h.count(); ++i) {
+        T sum = p.w.bias[i % n];
+        for (std::size_t j = 0; j < k; ++j)
+          sum = sx::multiply_add(x[i / n * k + j], p.w.weight[j * n + i % n], sum);
+        p.out.h[i] = sum;
+      }
+    });
+  }
+  template <class D, class T, class G>
+  static void backward(const sx::Backward<Encoder, D, T, G>& p) {
+    const std::size_t k = p.config.inputs, n = p.config.width;
+    const T* x = p.batch.x;
+    p.context.run(sx::reads(p.dout.h), sx::writes(p.dw.weight, p.dw.bias), [=] {
+      for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
+        p.dw.bias[i % n] += p.dout.h[i];
+        for (std::size_t j = 0; j < k; ++j) {
+          G& dw = p.dw.weight[j * n + i % n];
+          dw = sx::multiply_add(x[i / n * k + j], p.dout.h[i], dw);
+        }
+      }
+    });
+  }
+};
+
+// out = h + relu(h) W + b; relu(h) goes through scratch, its mask is saved
+struct Mixer {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  static constexpr sx::Name prefix = "mixer.#.";
+  template <class T>
+  struct Params {
+    T weight, bias;
+  };
+  template <template <class> class Of, class T>
+  using Input = Hidden<Of, T>;
+  template <template <class> class Of, class T>
+  using Output = Hidden<Of, T>;
+  template <template <class> class Of, class T>
+  struct Saved {
+    Of<T> active;
+  };
+  template <template <class> class Of, class T>
+  struct Scratch {
+    Of<T> d_active;
+  };
+
+  static constexpr Params<sx::Spec> describe(const Config& c) {
+    return {{"weight", sx::shape(c.width, c.width), sx::normal(0.2f)},
+            {"bias", sx::shape(c.width), sx::normal(0.1f)}};
+  }
+  template <class T>
+  static constexpr Output<sx::BufferSpec, T> output(const Config& c) {
+    return {sx::shape(c.rows, c.width)};
+  }
+  template <class T>
+  static constexpr Saved<sx::BufferSpec, T> saved(const Config& c) {
+    return {sx::shape(c.rows, c.width)};
+  }
+  template <class T>
+  static constexpr Scratch<sx::BufferSpec, T> scratch(const Config& c) {
+    return {sx::shape(c.rows, c.width)};
+  }
+  template <class D, class T>
+  static void forward(const sx::Forward<Mixer, D, T>& p) {
+    const std::size_t n = p.config.width;
+    p.context.run(
+        sx::reads(p.in.h, p.w.weight, p.w.bias), sx::writes(p.out.h, p.saved.active), [=] {
+          for (std::size_t i = 0; i < p.in.h.count(); ++i)
+            p.saved.active[i] = p.in.h[i] > 0 ? p.in.h[i] : 0;
+          for (std::size_t i = 0; i < p.in.h.count(); ++i) {
+            T sum = p.in.h[i] + p.w.bias[i % n];
+            for (std::size_t j = 0; j < n; ++j)
+              sum = sx::multiply_add(p.saved.active[i / n * n + j], p.w.weight[j * n + i % n], sum);
+            p.out.h[i] = sum;
+          }
+        });
+  }
+  template <class D, class T, class G>
+  static void backward(const sx::Backward<Mixer, D, T, G>& p) {
+    const std::size_t n = p.config.width;
+    p.context.run(sx::reads(p.in.h, p.saved.active, p.w.weight, p.dout.h),
+                  sx::writes(p.din.h, p.dw.weight, p.dw.bias, p.scratch.d_active), [=] {
+                    for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
+                      T sum = 0;
+                      for (std::size_t j = 0; j < n; ++j)
+                        sum = sx::multiply_add(p.dout.h[i / n * n + j], p.w.weight[i % n * n + j],
+                                               sum);
+                      p.scratch.d_active[i] = sum;
+                    }
+                    for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
+                      p.din.h[i] = p.dout.h[i] + (p.in.h[i] > 0 ? p.scratch.d_active[i] : 0);
+                      p.dw.bias[i % n] += p.dout.h[i];
+                      for (std::size_t j = 0; j < n; ++j) {
+                        G& dw = p.dw.weight[j * n + i % n];
+                        dw = sx::multiply_add(p.saved.active[i / n * n + j], p.dout.h[i], dw);
+                      }
+                    }
+                  });
+  }
+};
+
+// y = h W^T + c, W tied to the encoder's; loss = mean (y - x)^2
+struct Decoder {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  static constexpr sx::Name prefix = "decoder.";
+  template <class T>
+  struct Params {
+    T bias, weight;
+  };
+  template <template <class> class Of, class T>
+  using Input = Hidden<Of, T>;
+  template <template <class> class Of, class T>
+  using Output = Loss<Of, T>;
+  template <template <class> class Of, class T>
+  struct Saved {
+    Of<T> error;  // (rows, inputs)
+  };
+
+  static constexpr Params<sx::Spec> describe(const Config& c) {
+    return {{"bias", sx::shape(c.inputs), sx::zeros}, sx::tied<Encoder>("weight")};
+  }
+  template <class T>
+  static constexpr Output<sx::BufferSpec, T> output(const Config&) {
+    return {};
+  }
+  template <class T>
+  static constexpr Saved<sx::BufferSpec, T> saved(const Config& c) {
+    return {sx::shape(c.rows, c.inputs)};
+  }
+  template <class D, class T>
+  static void forward(const sx::Forward<Decoder, D, T>& p) {
+    const std::size_t k = p.config.inputs, n = p.config.width;
+    const T* x = p.batch.x;
+    p.context.run(
+        sx::reads(p.in.h, p.w.weight, p.w.bias), sx::writes(p.out.loss, p.saved.error), [=] {
+          sx::Accumulate<T> loss = 0;
+          for (std::size_t i = 0; i < p.saved.error.count(); ++i) {
+            T sum = p.w.bias[i % k] - x[i];
+            for (std::size_t j = 0; j < n; ++j)
+              sum = sx::multiply_add(p.in.h[i / k * n + j], p.w.weight[i % k * n + j], sum);
+            p.saved.error[i] = sum;
+            loss = sx::multiply_add(sum, sum, loss);
+          }
+          p.out.loss[0] = loss / static_cast<T>(p.saved.error.count());
+        });
+  }
+  template <class D, class T, class G>
+  static void backward(const sx::Backward<Decoder, D, T, G>& p) {
+    const std::size_t k = p.config.inputs, n = p.config.width;
+    p.context.run(sx::reads(p.in.h, p.saved.error, p.w.weight, p.dout.loss),
+                  sx::writes(p.din.h, p.dw.weight, p.dw.bias), [=] {
+                    const T scale = 2 * p.dout.loss[0] / static_cast<T>(p.saved.error.count());
+                    for (std::size_t i = 0; i < p.din.h.count(); ++i) p.din.h[i] = 0;
+                    for (std::size_t i = 0; i < p.saved.error.count(); ++i) {
+                      const T d = p.saved.error[i] * scale;
+                      p.dw.bias[i % k] += d;
+                      for (std::size_t j = 0; j < n; ++j) {
+                        T& dh = p.din.h[i / k * n + j];
+                        dh = sx::multiply_add(d, p.w.weight[i % k * n + j], dh);
+                        G& dw = p.dw.weight[i % k * n + j];
+                        dw = sx::multiply_add(d, p.in.h[i / k * n + j], dw);
+                      }
+                    }
+                  });
+  }
+};
+
+struct Autoencoder {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  using Units = sx::Units<Encoder, sx::Repeat<Mixer, &Config::depth>, Decoder>;
+};
+
+/// Row values of a rank at a step: a formula, so that every test sees the same data.
+inline void fill(std::span<float> x, std::size_t step, std::size_t rank) {
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = static_cast<float>((i * 7 + step * 3 + rank * 5) % 11) / 11.0f - 0.5f;
+}
+
+}  // namespace toy
