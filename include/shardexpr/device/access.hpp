@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <array>
+#include <cstddef>
+
+namespace shardexpr {
+
+/// The bytes that one enqueued operation reads or writes. Every operation on a stream names them:
+/// an ordinary device drops the list unread, a checking one proves that events order it.
+struct Access {
+  const void* data = nullptr;
+  std::size_t size_bytes = 0;
+};
+
+/// `reads(x, w)`, `writes(y)`: anything with `data` (a pointer or a function giving one) and
+/// `size_bytes()`.
+template <std::size_t N>
+struct Reads {
+  std::array<Access, N> list;
+};
+template <std::size_t N>
+struct Writes {
+  std::array<Access, N> list;
+};
+
+namespace detail {
+template <class T>
+constexpr Access access(const T& t) {
+  if constexpr (requires { t.data(); })
+    return {t.data(), t.size_bytes()};
+  else
+    return {t.data, t.size_bytes()};
+}
+}  // namespace detail
+
+template <class... T>
+constexpr Reads<sizeof...(T)> reads(const T&... t) {
+  return {{detail::access(t)...}};
+}
+template <class... T>
+constexpr Writes<sizeof...(T)> writes(const T&... t) {
+  return {{detail::access(t)...}};
+}
+
+}  // namespace shardexpr

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+namespace shardexpr {
+
+/// What a buffer is for. Plans and accounts are kept in these terms.
+enum class Purpose : std::size_t {
+  parameters,      ///< what a rank keeps of the parameters between steps
+  gradients,       ///< what a rank keeps of the reduced gradients
+  optimizer,       ///< moments
+  gathered,        ///< full parameters of units while they are gathered
+  full_gradients,  ///< full gradients of units until they are reduced
+  activations,     ///< what flows between units, what they save, and their scratch
+  other,
+};
+inline constexpr std::size_t purpose_count = 7;
+inline constexpr std::array<std::string_view, purpose_count> purpose_names{
+    "parameters", "gradients", "optimizer", "gathered", "full_gradients", "activations", "other"};
+
+/// Bytes that one rank holds on one place, by purpose, and the most it ever held.
+/// Units: bytes as asked for, without the allocator's own rounding.
+class MemoryAccount {
+ public:
+  void add(Purpose purpose, std::size_t size_bytes) {
+    live_[static_cast<std::size_t>(purpose)] += size_bytes;
+    total_ += size_bytes;
+    ++allocations_;
+    if (total_ > peak_) peak_ = total_;
+  }
+  void remove(Purpose purpose, std::size_t size_bytes) {
+    live_[static_cast<std::size_t>(purpose)] -= size_bytes;
+    total_ -= size_bytes;
+  }
+
+  std::size_t live_bytes(Purpose purpose) const { return live_[static_cast<std::size_t>(purpose)]; }
+  std::size_t live_bytes() const { return total_; }
+  std::size_t peak_bytes() const { return peak_; }
+  std::size_t allocation_count() const { return allocations_; }
+
+ private:
+  std::array<std::size_t, purpose_count> live_{};
+  std::size_t total_ = 0, peak_ = 0, allocations_ = 0;
+};
+
+}  // namespace shardexpr

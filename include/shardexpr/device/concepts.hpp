@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/exact_sum.hpp>
+#include <shardexpr/device/access.hpp>
+#include <shardexpr/device/account.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <span>
+
+namespace shardexpr {
+
+namespace detail {
+struct AnyWork {
+  void operator()() const {}
+  void operator()(std::size_t) const {}
+};
+}  // namespace detail
+
+/// Where memory lives and work runs. An object is one rank's device: it allocates, keeps the
+/// account, and enqueues on streams; an event orders one stream behind another.
+///
+/// An operation names what it reads and writes and may start at any time after what was enqueued
+/// before it on its stream; the host learns that it is done from `synchronize`.
+template <class D>
+concept Device = requires(D& device, typename D::Stream& stream, typename D::Event& event,
+                          std::span<const float> from, std::span<float> to, ExactSum* sum) {
+  {
+    device.template allocate<float>(std::size_t{1}, Purpose::other).data()
+    } -> std::same_as<float*>;
+  device.run(stream, reads(from), writes(to), detail::AnyWork{});
+  device.for_each(stream, std::size_t{1}, reads(from), writes(to), detail::AnyWork{});
+  device.copy(stream, from, to);
+  device.fill_zero(stream, to);
+  device.sum_squares(stream, from, sum);
+  device.record(event, stream);
+  device.wait(stream, event);
+  device.synchronize(stream);
+  { device.account() } -> std::convertible_to<const MemoryAccount&>;
+};
+
+/// What a unit's code gets to work with: a device and the stream to enqueue on.
+template <class D>
+struct Context {
+  D& device;
+  typename D::Stream& stream;
+
+  template <std::size_t R, std::size_t W, class Work>
+  void run(const Reads<R>& reads, const Writes<W>& writes, Work&& work) const {
+    device.run(stream, reads, writes, static_cast<Work&&>(work));
+  }
+  template <std::size_t R, std::size_t W, class Functor>
+  void for_each(std::size_t count, const Reads<R>& reads, const Writes<W>& writes,
+                Functor functor) const {
+    device.for_each(stream, count, reads, writes, functor);
+  }
+};
+
+}  // namespace shardexpr

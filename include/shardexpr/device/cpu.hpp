@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/bytes.hpp>
+#include <shardexpr/core/exact_sum.hpp>
+#include <shardexpr/device/access.hpp>
+#include <shardexpr/device/account.hpp>
+#include <shardexpr/device/concepts.hpp>
+#include <shardexpr/device/cpu_copy.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace shardexpr {
+
+/// The CPU: memory is the process's own, a rank is one thread, and a stream runs each operation as
+/// it is enqueued. One object a rank; it keeps that rank's memory account.
+class Cpu {
+ public:
+  /// An in-order queue of work. Operations run inside `run`, so whatever was enqueued is complete.
+  class Stream {};
+
+  /// A point in a stream that others wait for. Work is complete when it is recorded.
+  class Event {};
+
+  Cpu() = default;
+  Cpu(const Cpu&) = delete;  // buffers point to their device's account
+  Cpu& operator=(const Cpu&) = delete;
+
+  /// Typed memory that returns itself. Moves, never copies.
+  template <class T>
+  class Buffer {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+   public:
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept
+        : data_{std::exchange(other.data_, nullptr)},
+          count_{std::exchange(other.count_, 0)},
+          account_{other.account_},
+          purpose_{other.purpose_} {}
+    Buffer& operator=(Buffer&& other) noexcept {
+      std::swap(data_, other.data_);
+      std::swap(count_, other.count_);
+      std::swap(account_, other.account_);
+      std::swap(purpose_, other.purpose_);
+      return *this;
+    }
+    ~Buffer() {
+      if (data_ == nullptr) return;
+      account_->remove(purpose_, count_ * sizeof(T));
+      std::free(data_);
+    }
+
+    T* data() const { return data_; }
+    std::size_t count() const { return count_; }
+    std::size_t size_bytes() const { return count_ * sizeof(T); }
+    std::span<T> span() const { return {data_, count_}; }
+
+   private:
+    friend class Cpu;
+    Buffer(T* data, std::size_t count, MemoryAccount* account, Purpose purpose)
+        : data_{data}, count_{count}, account_{account}, purpose_{purpose} {}
+
+    T* data_ = nullptr;
+    std::size_t count_ = 0;
+    MemoryAccount* account_ = nullptr;
+    Purpose purpose_ = Purpose::other;
+  };
+
+  /// Zeroed memory, charged to this rank.
+  ///
+  /// Shapes:  (count,), aligned to 256 bytes, to 2 MiB where huge pages help.
+  /// Errors:  throws std::bad_alloc; nothing is charged then.
+  template <class T>
+  Buffer<T> allocate(std::size_t count, Purpose purpose) {
+    if (count == 0) return {};
+    T* data = static_cast<T*>(allocate_zeroed(count * sizeof(T)));
+    account_.add(purpose, count * sizeof(T));
+    return {data, count, &account_, purpose};
+  }
+
+  /// Enqueues `work()`, which touches what is named and nothing else.
+  template <std::size_t R, std::size_t W, class Work>
+  void run(Stream&, const Reads<R>&, const Writes<W>&, Work&& work) {
+    std::forward<Work>(work)();
+  }
+
+  void record(Event&, Stream&) {}
+  void wait(Stream&, const Event&) {}
+  void synchronize(Stream&) {}
+
+  /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet.
+  template <std::size_t R, std::size_t W, class Functor>
+  void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor) {
+#if defined(__clang__)
+#pragma clang loop vectorize(assume_safety)
+#elif defined(__GNUC__)
+#pragma GCC ivdep
+#endif
+    for (std::size_t i = 0; i < count; ++i) functor(i);
+  }
+
+  /// Copies `from` to `to`, equally long and disjoint.
+  template <class T>
+  void copy(Stream& stream, std::span<const T> from, std::span<T> to) {
+    run(stream, reads(from), writes(to),
+        [=] { detail::copy_bytes(to.data(), from.data(), from.size_bytes()); });
+  }
+
+  template <class T>
+  void fill_zero(Stream& stream, std::span<T> to) {
+    run(stream, reads(), writes(to), [=] {
+      if (!to.empty()) std::memset(static_cast<void*>(to.data()), 0, to.size_bytes());
+    });
+  }
+
+  /// Adds the squares of `values` to `*sum`: 64 at a time in one fixed order, the blocks exactly.
+  /// The result is the same bits however the blocks are split over ranks.
+  template <class T>
+  void sum_squares(Stream& stream, std::span<const T> values, ExactSum* sum) {
+    run(stream, reads(values), writes(std::span{sum, 1}), [=] {
+      constexpr std::size_t lanes = 16;
+      for (std::size_t at = 0; at < values.size(); at += block_elements) {
+        const std::size_t end = std::min(values.size() - at, block_elements);
+        double lane[lanes] = {};
+        if (end == block_elements) {
+          for (std::size_t i = 0; i < block_elements; i += lanes)
+            for (std::size_t j = 0; j < lanes; ++j) {
+              const double x = static_cast<double>(values[at + i + j]);
+              lane[j] += x * x;  // exact product: contraction cannot change it
+            }
+        } else {
+          for (std::size_t i = 0; i < end; ++i) {
+            const double x = static_cast<double>(values[at + i]);
+            lane[i % lanes] += x * x;
+          }
+        }
+        for (std::size_t width = lanes / 2; width > 0; width /= 2)
+          for (std::size_t j = 0; j < width; ++j) lane[j] += lane[j + width];
+        sum->add(lane[0]);
+      }
+      sum->normalize();
+    });
+  }
+
+  const MemoryAccount& account() const { return account_; }
+  /// For what is allocated elsewhere on this rank's behalf: its share of a buffer of the process.
+  MemoryAccount& account() { return account_; }
+
+  /// Memory as `allocate` gives it, charged to nobody; `std::free` returns it.
+  static void* allocate_zeroed(std::size_t size_bytes) {
+    constexpr std::size_t huge = std::size_t{2} << 20;
+    const std::size_t alignment = size_bytes >= 2 * huge ? huge : buffer_alignment_bytes;
+    const std::size_t size = round_up(size_bytes, alignment);
+    void* data = std::aligned_alloc(alignment, size);
+    if (data == nullptr) throw std::bad_alloc{};
+#if defined(__linux__)
+    if (alignment == huge) madvise(data, size, MADV_HUGEPAGE);
+#endif
+    std::memset(data, 0, size);  // the rank that will use the pages touches them first
+    return data;
+  }
+
+ private:
+  MemoryAccount account_;
+};
+
+static_assert(Device<Cpu>);
+
+}  // namespace shardexpr
