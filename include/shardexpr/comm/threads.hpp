@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/comm/call.hpp>
+#include <shardexpr/comm/concepts.hpp>
+#include <shardexpr/comm/rank_sum.hpp>
+#include <shardexpr/comm/shared_buffer.hpp>
+#include <shardexpr/comm/team.hpp>
+#include <shardexpr/core/bytes.hpp>
+#include <shardexpr/device/cpu.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <span>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace shardexpr {
+
+/// Ranks that are threads of one process. They publish pointers and read the peers' memory in
+/// place: nothing is staged.
+///
+/// Shapes:  as in `Communicator`; W = size().
+/// Order:   every rank calls the same collectives in the same order; calls and spans are compared.
+/// Errors:  ConfigError for spans, roots and reductions that do not fit, before any waiting.
+///          CommError in every rank when ranks make different calls (it names two of them), when a
+///          rank failed, or when a rank left whose part is missing. Outputs are then unspecified.
+/// Cost:    two barriers a collective; W S bytes read and S written by reduce_scatter (S: bytes of
+///          full), S and S by gather, W S and W S by all_gather and all_reduce, over all ranks.
+class Threads {
+ public:
+  /// A gather buffer is one for all ranks: each is charged 1/W of it.
+  static constexpr bool gather_is_shared = true;
+
+  /// Rank `rank` of a team, for threads made by hand; `launch` makes both.
+  /// Errors:  ConfigError if there is no team, or no such rank, or another `Threads` is that rank.
+  Threads(std::shared_ptr<Team> team, std::size_t rank)
+      : team_{std::move(team)}, rank_{rank}, exceptions_{std::uncaught_exceptions()} {
+    if (team_ == nullptr) throw ConfigError("Threads needs a team, got a null pointer");
+    if (rank_ >= team_->size())
+      throw ConfigError("rank " + std::to_string(rank_) + " is not below the team's size, " +
+                        std::to_string(team_->size()));
+    if (team_->slots_[rank_].taken.exchange(true))
+      throw ConfigError(team_->name(rank_) + " is taken by another communicator of this team");
+  }
+  Threads(Threads&&) = default;
+  Threads& operator=(Threads&&) = delete;
+  /// The rank leaves: peers that still need it throw CommError.
+  ~Threads() {
+    if (team_ != nullptr)
+      team_->leave(rank_, std::uncaught_exceptions() > exceptions_, /*everywhere=*/false);
+  }
+
+  std::size_t rank() const { return rank_; }
+  std::size_t size() const { return team_->size(); }
+  const Traffic& traffic() const { return traffic_; }
+
+  /// Shapes:  shard (n,) -> full (W*n,), in rank order; shard may be full's slice of this rank.
+  template <class T, class D>
+  void all_gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
+                  std::span<T> full) {
+    const auto call = this->call<T>(detail::Collective::all_gather, shard.size());
+    detail::check_pieces(call, size(), "full", full.size(), shard.size());
+    detail::check_in_place<T>(call, full, shard, rank_);
+    traffic_.add_all_gather(size(), shard.size_bytes());
+    ctx.run(reads(shard), writes(full), [=, team = team_.get(), rank = rank_] {
+      const auto met = team->meet(rank, {call, shard.data()});
+      for (std::size_t peer = 0; peer < team->size(); ++peer)
+        copy<T>(met.template data<const T>(peer), full.data() + peer * shard.size(), shard.size());
+      team->part();
+    });
+  }
+
+  /// Zeroed memory for `gather`: one allocation for all ranks.
+  ///
+  /// Shapes:  (count,), aligned to 256 bytes or more; count is a multiple of W.
+  /// Order:   every rank must call it.
+  /// Errors:  ConfigError for other counts; std::bad_alloc in rank 0, which ends the others.
+  /// Cost:    count * sizeof(T) / W bytes charged to each rank under Purpose::gathered; freed with
+  ///          the last rank's handle. The device must outlive the handle.
+  template <class T, class D>
+  SharedBuffer<T> gather_buffer(D& device, std::size_t count) {
+    const auto call = this->call<T>(detail::Collective::gather_buffer, count);
+    if (count % size() != 0)
+      call.refuse("the count must be a multiple of the " + std::to_string(size()) + " ranks");
+    std::shared_ptr<void> memory;
+    if (rank_ == 0 && count != 0) memory = {D::allocate_zeroed(count * sizeof(T)), &std::free};
+    const auto met = team_->meet(rank_, {call, &memory});
+    if (rank_ != 0) memory = *met.template data<const std::shared_ptr<void>>(0);
+    team_->part();
+    if (count == 0) return {};
+    return {std::move(memory), count, device.account(), count / size() * sizeof(T)};
+  }
+
+  /// Each rank writes its shard into the one buffer of the process.
+  ///
+  /// Shapes:  shard (n,) -> full (W*n,), in rank order; shard may be full's slice of this rank.
+  /// Order:   when a rank comes, it has done with the old content of full.
+  /// Errors:  CommError unless full is the same memory in every rank.
+  template <class T, class D>
+  void gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
+              std::span<T> full) {
+    auto call = this->call<T>(detail::Collective::gather, shard.size());
+    call.shared = full.data();
+    detail::check_pieces(call, size(), "full", full.size(), shard.size());
+    detail::check_in_place<T>(call, full, shard, rank_);
+    traffic_.add_all_gather(size(), shard.size_bytes());
+    ctx.run(reads(shard), writes(full), [=, team = team_.get(), rank = rank_] {
+      team->meet(rank, {call, nullptr});
+      copy<T>(shard.data(), full.data() + rank * shard.size(), shard.size());
+      team->part();
+    });
+  }
+
+  /// Shapes:  full (W*n,) -> shard (n,), which may be full's slice of this rank.
+  template <detail::Summable T, class D>
+  void reduce_scatter(const Context<D>& ctx, std::span<const std::type_identity_t<T>> full,
+                      std::span<T> shard, Reduction reduction) {
+    auto call = this->call<T>(detail::Collective::reduce_scatter, shard.size());
+    call.reduction = reduction;
+    detail::check_pieces(call, size(), "full", full.size(), shard.size());
+    detail::check_in_place<T>(call, full, shard, rank_);
+    detail::check_reduction<T>(call);
+    traffic_.add_reduce_scatter(size(), shard.size_bytes());
+    ctx.run(reads(full), writes(shard), [=, team = team_.get(), rank = rank_] {
+      const auto met = team->meet(rank, {call, full.data()});
+      const std::size_t at = rank * shard.size();
+      detail::sum_rows<T>(team->size(), shard.size(), detail::scale_of<T>(reduction, team->size()),
+                          shard.data(),
+                          [&](std::size_t peer) { return met.template data<const T>(peer) + at; });
+      team->part();
+    });
+  }
+
+  /// Shapes:  values (n,), any n, in place. The bits of reduce_scatter followed by all_gather.
+  template <detail::Summable T, class D>
+  void all_reduce(const Context<D>& ctx, std::span<T> values, Reduction reduction) {
+    auto call = this->call<T>(detail::Collective::all_reduce, values.size());
+    call.reduction = reduction;
+    detail::check_reduction<T>(call);
+    traffic_.add_all_reduce(size(), values.size(), sizeof(T));
+    ctx.run(reads(values), writes(values), [=, team = team_.get(), rank = rank_] {
+      const auto met = team->meet(rank, {call, values.data()});
+      const std::size_t world = team->size();
+      // Each rank owns a slice: it alone reads it, from every rank, and writes it back to every
+      // rank, block by block while the sum is in cache.
+      const std::size_t slice = round_up(ceil_div(values.size(), world), block_elements);
+      const std::size_t end = std::min(values.size(), (rank + 1) * slice);
+      alignas(detail::cache_line_bytes) T sum[detail::sum_block];
+      for (std::size_t at = rank * slice; at < end; at += detail::sum_block) {
+        const std::size_t n = std::min(detail::sum_block, end - at);
+        detail::sum_rows<T>(world, n, detail::scale_of<T>(reduction, world), sum,
+                            [&](std::size_t peer) { return met.template data<T>(peer) + at; });
+        for (std::size_t peer = 0; peer < world; ++peer)
+          copy<T>(sum, met.template data<T>(peer) + at, n);
+      }
+      team->part();
+    });
+  }
+
+  /// Shapes:  values (n,) of rank `root` -> values (n,) of every rank.
+  template <class T, class D>
+  void broadcast(const Context<D>& ctx, std::span<T> values, std::size_t root) {
+    auto call = this->call<T>(detail::Collective::broadcast, values.size());
+    call.root = root;
+    detail::check_root(call, size());
+    if (rank_ == root) traffic_.add_broadcast(size(), values.size_bytes());
+    ctx.run(reads(values), writes(values), [=, team = team_.get(), rank = rank_] {
+      const auto met = team->meet(rank, {call, values.data()});
+      copy<T>(met.template data<const T>(root), values.data(), values.size());
+      team->part();
+    });
+  }
+
+  /// Shapes:  from (W*n,) -> to (W*n,), disjoint: piece p of rank r becomes piece r of rank p.
+  template <class T, class D>
+  void all_to_all(const Context<D>& ctx, std::span<const std::type_identity_t<T>> from,
+                  std::span<T> to) {
+    const std::size_t piece = to.size() / size();
+    const auto call = this->call<T>(detail::Collective::all_to_all, piece);
+    detail::check_pieces(call, size(), "to", to.size(), piece);
+    detail::check_pieces(call, size(), "from", from.size(), piece);
+    detail::check_disjoint<T>(call, from, to);
+    traffic_.add_all_to_all(size(), piece * sizeof(T));
+    ctx.run(reads(from), writes(to), [=, team = team_.get(), rank = rank_] {
+      const auto met = team->meet(rank, {call, from.data()});
+      for (std::size_t peer = 0; peer < team->size(); ++peer)
+        copy<T>(met.template data<const T>(peer) + rank * piece, to.data() + peer * piece, piece);
+      team->part();
+    });
+  }
+
+  /// No rank goes on before every rank has come.
+  template <class D>
+  void barrier(const Context<D>& ctx) {
+    const detail::Call call{.collective = detail::Collective::barrier, .sequence = ++sequence_};
+    ctx.run(reads(), writes(), [=, team = team_.get(), rank = rank_] { team->meet(rank, {call}); });
+  }
+
+  /// A communicator of the ranks with an equal color, ordered by (key, rank), as MPI_Comm_split.
+  ///
+  /// Order:   every rank must call it; at once, on no stream.
+  /// Errors:  a failure in it ends the ranks of this communicator too, and of all others.
+  Threads split(int color, int key) {
+    const detail::Call call{.collective = detail::Collective::split, .sequence = ++sequence_};
+    const auto colors = team_->meet(rank_, {call, nullptr, color, key});
+    std::vector<std::size_t> ranks;
+    for (std::size_t peer = 0; peer < size(); ++peer)
+      if (colors[peer].color == color) ranks.push_back(peer);
+    std::stable_sort(ranks.begin(), ranks.end(),
+                     [&](std::size_t a, std::size_t b) { return colors[a].key < colors[b].key; });
+    std::shared_ptr<Team> team;
+    if (ranks.front() == rank_) team = team_->subteam(ranks);
+    const auto met = team_->meet(rank_, {call, &team});
+    if (team == nullptr) team = *met.data<const std::shared_ptr<Team>>(ranks.front());
+    team_->part();
+    const auto mine = std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin();
+    return {std::move(team), static_cast<std::size_t>(mine)};
+  }
+
+ private:
+  template <class T>
+  detail::Call call(detail::Collective collective, std::size_t count) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return {.collective = collective,
+            .sequence = ++sequence_,
+            .dtype = detail::element_name<T>(),
+            .count = count};
+  }
+  template <class T>
+  static void copy(const T* from, T* to, std::size_t count) {
+    if (from != to) detail::copy_bytes(to, from, count * sizeof(T));
+  }
+
+  std::shared_ptr<Team> team_;
+  std::size_t rank_;
+  int exceptions_;
+  std::size_t sequence_ = 0;
+  Traffic traffic_;
+};
+
+static_assert(Communicator<Threads, Cpu>);
+
+/// Runs `body(Threads&)` as `world` ranks, rank 0 on the calling thread, and waits for all.
+///
+/// Order:   the ranks call one `body` object at the same time.
+/// Errors:  an exception that leaves `body` in any rank ends every rank. The first is thrown as
+///          RankError, with the rank's own exception nested inside. ConfigError unless
+///          1 <= world <= 1024.
+template <class Body>
+void launch(std::size_t world, Body&& body) {
+  const auto team = std::make_shared<Team>(world);
+  const auto run = [&body, &team](std::size_t rank) noexcept {
+    Threads comm{team, rank};
+    try {
+      body(comm);
+    } catch (...) {
+      team->fail(rank, std::current_exception());
+    }
+    team->leave(rank, /*unwinding=*/false, /*everywhere=*/true);
+  };
+  {
+    std::vector<std::jthread> ranks;
+    std::size_t rank = 1;
+    try {
+      for (; rank < world; ++rank) ranks.emplace_back(run, rank);
+    } catch (...) {  // no thread for this rank: those that run must not wait for it
+      team->fail(rank, std::current_exception());
+    }
+    if (rank == world) run(0);
+  }
+  team->rethrow();
+}
+
+}  // namespace shardexpr
