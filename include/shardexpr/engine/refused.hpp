@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/step_result.hpp>
+#include <shardexpr/policy/strategy.hpp>
+
+namespace shardexpr::detail {
+
+/// Made of anything, braces included.
+struct Anything {
+  Anything() = default;
+  template <class... A>
+  Anything(A&&...) {}
+};
+
+/// What `Sharded` becomes when a rule refuses it: the rule's one line, and every public verb
+/// without behaviour, so that nothing follows from it. A test compares its verbs with those of
+/// `sharded`.
+template <auto Broken, class M, class... Ps>
+struct Refused : Report<decltype(Broken), Broken> {
+  using Model = Refused;  // so that Trainer::Model::Config is there
+  using Strategy = RefusedStrategy<Broken, Ps...>;
+  using Config = Anything;
+  using Batch = Anything;
+  struct Options {
+    struct {
+      float learning_rate = 0, weight_decay = 0;
+    } optimizer;
+    unsigned long long seed = 0;
+  };
+
+  template <class Device, class Comm>
+  Refused(Device&, Comm&, Anything = {}, Anything = {}) {}
+
+  StepResult step(Anything = {}) { return {}; }
+  double evaluate(Anything = {}) { return 0; }
+  void summon(Anything = {}) {}
+  const Refused& layout() const { return *this; }
+  unsigned long long parameter_count() const { return 0; }  // of the layout
+  Options options() const { return {}; }
+  void set_learning_rate(float) {}
+  unsigned long long steps() const { return 0; }
+};
+
+}  // namespace shardexpr::detail

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// An illegal trainer must offer every verb of a legal one, or its one error line cascades.
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "../support/train.hpp"
+#include <doctest/doctest.h>
+
+namespace {
+
+// Every public verb, used as a program would use it.
+template <class T>
+concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device, sx::Threads* comm,
+                                toy::Batch batch) {
+  typename T::Model::Config;
+  typename T::Strategy;
+  T{device, *comm, typename T::Model::Config{}};
+  T{device, *comm, typename T::Model::Config{}, options};
+  options.optimizer.learning_rate = 0.1f;
+  options.seed = 3;
+  t.step(batch).loss;
+  t.step(batch).gradient_norm;
+  t.evaluate(batch) < 1.0;
+  t.summon([](auto&&...) {});
+  t.layout().parameter_count();
+  t.options().optimizer;
+  t.set_learning_rate(0.1f);
+  t.steps() + 1;
+};
+
+static_assert(HasEveryVerb<sx::Sharded<toy::Autoencoder>>);
+static_assert(HasEveryVerb<sx::detail::Refused<sx::BackendRule::none, toy::Autoencoder>>);
+
+TEST_CASE("a refused trainer has the verbs of a trainer") {
+  CHECK(HasEveryVerb<sx::detail::Refused<sx::BackendRule::none, toy::Autoencoder>> ==
+        HasEveryVerb<sx::Sharded<toy::Autoencoder>>);
+}
+
+// The page is made from the rules; it must not fall behind them.
+TEST_CASE("docs/diagnostics.md says what each rule says") {
+  std::ifstream file{SHARDEXPR_FIXTURES_DIR "/../../docs/diagnostics.md"};
+  const std::string page{std::istreambuf_iterator<char>{file}, {}};
+  REQUIRE(page.size() > 1000);
+  std::size_t rules = 0;
+  const auto stands = [&](std::string_view code, std::string_view what, std::string_view advice) {
+    CAPTURE(code);
+    ++rules;
+    const std::size_t at = page.find("## " + std::string{code});
+    REQUIRE(at != std::string::npos);
+    const std::string section = page.substr(at, page.find("## ", at + 3) - at);
+    CHECK(section.find(what) != std::string::npos);
+    CHECK(section.find(advice) != std::string::npos);
+  };
+  for (const sx::RuleText& rule : sx::rule_texts) stands(rule.code, rule.what, rule.advice);
+  for (const auto& [code, what, advice] : sx::model_rule_texts) stands(code, what, advice);
+  for (const auto& [code, what, advice] : sx::backend_rule_texts) stands(code, what, advice);
+  CHECK(rules == 14);
+}
+
+}  // namespace
