@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/tensor.hpp>
+#include <shardexpr/device/concepts.hpp>
+#include <shardexpr/device/cpu.hpp>
+
+#include <cstddef>
+#include <type_traits>
+
+// g++ 12 takes the AVX-512 intrinsics' undefined operands for mistakes (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+namespace shardexpr::nn {
+
+/// A device whose memory this process reads and writes: its work may call Eigen. `Cpu`, whatever
+/// derives from it, and any device that says `static constexpr bool runs_on_host = true`.
+template <class D>
+concept HostDevice = std::is_base_of_v<Cpu, D> || requires {
+  requires D::runs_on_host;
+};
+
+namespace detail {
+
+template <class T>
+using Matrix =
+    Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+// A (rows, columns) row-major matrix in memory that somebody else owns; rows are `stride` apart.
+template <class T>
+using MatrixView = Eigen::Map<std::conditional_t<std::is_const_v<T>, const Matrix<T>, Matrix<T>>,
+                              Eigen::Unaligned, Eigen::OuterStride<>>;
+
+template <class T>
+MatrixView<T> matrix(T* data, std::size_t rows, std::size_t columns, std::size_t stride) {
+  return {data, static_cast<Eigen::Index>(rows), static_cast<Eigen::Index>(columns),
+          Eigen::OuterStride<>(static_cast<Eigen::Index>(stride))};
+}
+template <class T>
+MatrixView<T> matrix(T* data, std::size_t rows, std::size_t columns) {
+  return matrix(data, rows, columns, columns);
+}
+
+// A tensor as the matrix of its last axis by all others.
+template <class T>
+constexpr std::size_t width_of(const Tensor<T>& t) {
+  return t.shape[t.shape.rank - 1];
+}
+template <class T>
+constexpr std::size_t rows_of(const Tensor<T>& t) {
+  return t.count() / width_of(t);
+}
+template <class T>
+MatrixView<T> matrix(const Tensor<T>& t) {
+  return matrix(t.data, rows_of(t), width_of(t));
+}
+
+}  // namespace detail
+}  // namespace shardexpr::nn

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/model/pass.hpp>
+#include <shardexpr/nn/cpu/layers.hpp>
+#include <shardexpr/nn/gpt_config.hpp>
+#include <shardexpr/nn/layer.hpp>
+
+namespace shardexpr::gpt {
+
+/// The first unit of a GPT: the token's embedding plus the position's.
+struct Embedding {
+  using Config = GptConfig;
+  using Batch = GptBatch;
+  static constexpr Name prefix = "transformer.";
+
+  template <class T>
+  struct Params {
+    T wte, wpe;
+  };
+  static constexpr Params<Spec> describe(const Config& c) {
+    return {.wte = {"wte.weight", shape(c.vocabulary, c.embed), normal(0.02f)},
+            .wpe = {"wpe.weight", shape(c.context, c.embed), normal(0.01f)}};
+  }
+
+  template <template <class> class Of, class T>
+  using Input = Nothing<Of, T>;
+  template <template <class> class Of, class T>
+  using Output = Hidden<Of, T>;
+  template <class T>
+  static constexpr Output<BufferSpec, T> output(const Config& c) {
+    return hidden<T>(c);
+  }
+
+  /// Zero: no matrix products here.
+  static constexpr double forward_flops(const Config&) { return 0; }
+
+  template <class D, class T>
+  static void forward(const Forward<Embedding, D, T>& p) {
+    const nn::LayerContext<D> on{p.context};
+    embedding_forward(on, p.batch.tokens, p.w.wte, p.w.wpe, p.out.x);
+  }
+  template <class D, class T, class G>
+  static void backward(const Backward<Embedding, D, T, G>& p) {
+    const nn::LayerContext<D> on{p.context};
+    embedding_backward(on, p.batch.tokens, p.dout.x, p.dw.wte, p.dw.wpe);
+  }
+};
+
+}  // namespace shardexpr::gpt
