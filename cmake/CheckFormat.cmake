@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DROOT=<project> -DCLANG_FORMAT=... -P CheckFormat.cmake
+cmake_minimum_required(VERSION 3.25)
+include(${CMAKE_CURRENT_LIST_DIR}/ListSources.cmake)
+shardexpr_list_sources(files ${ROOT})
+list(FILTER files INCLUDE REGEX "\\.(hpp|cpp|cuh|cu)$")
+list(LENGTH files count)
+if(count EQUAL 0)
+  message(FATAL_ERROR "no source under ${ROOT}")
+endif()
+execute_process(COMMAND ${CLANG_FORMAT} --style=file --dry-run --Werror ${files}
+  WORKING_DIRECTORY ${ROOT} RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_VARIABLE err)
+if(NOT rc EQUAL 0)
+  string(REGEX MATCHALL "[^\n]+: error: [^\n]*" lines "${out}${err}")
+  list(TRANSFORM lines REPLACE ":[0-9]+:[0-9]+: error: .*" "")
+  list(REMOVE_DUPLICATES lines)
+  list(JOIN lines " " lines)
+  message(NOTICE "${out}${err}")
+  message(FATAL_ERROR "run: clang-format -i ${lines}")
+endif()
+message(STATUS "${count} files")

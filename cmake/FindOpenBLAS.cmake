@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# Finds OpenBLAS and defines OpenBLAS::OpenBLAS. The build and the installed package share this file.
+find_library(OpenBLAS_LIBRARY openblas
+  PATH_SUFFIXES openblas-pthread openblas-openmp openblas-serial openblas)
+find_path(OpenBLAS_INCLUDE_DIR openblas_config.h
+  PATH_SUFFIXES openblas-pthread openblas-openmp openblas-serial openblas)
+mark_as_advanced(OpenBLAS_LIBRARY OpenBLAS_INCLUDE_DIR)
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(OpenBLAS REQUIRED_VARS OpenBLAS_LIBRARY OpenBLAS_INCLUDE_DIR)
+
+if(OpenBLAS_FOUND AND NOT TARGET OpenBLAS::OpenBLAS)
+  add_library(OpenBLAS::OpenBLAS UNKNOWN IMPORTED)
+  set_target_properties(OpenBLAS::OpenBLAS PROPERTIES
+    IMPORTED_LOCATION "${OpenBLAS_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${OpenBLAS_INCLUDE_DIR}")
+endif()

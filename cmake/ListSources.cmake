@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# shardexpr_list_sources(<variable> <root>): the repository's files, relative to root, as git sees
+# them (tracked, or new and not ignored); without git, everything outside build folders.
+function(shardexpr_list_sources variable root)
+  find_program(GIT git)
+  set(rc 1)
+  if(GIT AND EXISTS ${root}/.git)
+    execute_process(COMMAND ${GIT} -c safe.directory=* ls-files --cached --others --exclude-standard
+      WORKING_DIRECTORY ${root} RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_QUIET)
+    string(REGEX MATCHALL "[^\n]+" files "${out}")
+  endif()
+  if(NOT rc EQUAL 0)
+    file(GLOB_RECURSE files RELATIVE ${root} ${root}/*)
+    list(FILTER files EXCLUDE REGEX "^(build|\\.git|\\.cache)/")
+  endif()
+  set(present "")
+  foreach(file IN LISTS files)
+    if(EXISTS ${root}/${file} AND NOT IS_DIRECTORY ${root}/${file})
+      list(APPEND present ${file})
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES present)
+  if(present STREQUAL "")
+    message(FATAL_ERROR "no file under ${root}")
+  endif()
+  set(${variable} ${present} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DWAY=find_package|add_subdirectory|fetch_content -DROOT=<project> -DBUILD=<its build>
+#       -DWORK=<scratch> -DGENERATOR=... -DCXX=... -DBLAS=ON|OFF -P RunConsumer.cmake
+# Configures, builds and runs tests/house/consumer as a user's project would.
+cmake_minimum_required(VERSION 3.25)
+file(REMOVE_RECURSE ${WORK})
+set(source ${ROOT}/tests/house/consumer)
+set(options -DWAY=${WAY} -DWITH_BLAS=${BLAS})
+if(WAY STREQUAL "find_package")
+  execute_process(COMMAND ${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix
+    COMMAND_ERROR_IS_FATAL ANY OUTPUT_QUIET)
+  list(APPEND options -DCMAKE_PREFIX_PATH=${WORK}/prefix
+    -DCMAKE_FIND_USE_PACKAGE_REGISTRY=OFF)
+else()
+  list(APPEND options -DSHARDEXPR_SOURCE=${ROOT})
+endif()
+execute_process(
+  COMMAND ${CMAKE_COMMAND} -S ${source} -B ${WORK}/build -G ${GENERATOR}
+          -DCMAKE_CXX_COMPILER=${CXX} ${options}
+  COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${CMAKE_COMMAND} --build ${WORK}/build COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${WORK}/build/consumer OUTPUT_VARIABLE out COMMAND_ERROR_IS_FATAL ANY)
+if(NOT out MATCHES "shardexpr 0\\.1\\.0")
+  message(FATAL_ERROR "the consumer said: ${out}")
+endif()
+file(GLOB_RECURSE strays ${WORK}/build/train_gpt* ${WORK}/build/*shardexpr_test_main*)
+if(strays)
+  message(FATAL_ERROR "a user's build built our programs: ${strays}")
+endif()
+message(STATUS "${out}")

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+if(NOT PROJECT_IS_TOP_LEVEL)
+  return()
+endif()
+foreach(flag TESTS BENCHMARKS EXAMPLES NATIVE WERROR CUDA)
+  if(SHARDEXPR_${flag})
+    set(${flag}_word on)
+  else()
+    set(${flag}_word off)
+  endif()
+endforeach()
+set(blas_word "off (SHARDEXPR_BLAS=${SHARDEXPR_BLAS})")
+if(SHARDEXPR_HAS_BLAS)
+  set(blas_word "${OpenBLAS_LIBRARY}")
+endif()
+set(nvcc_word "not found: its tests are skipped")
+if(SHARDEXPR_NVCC)
+  set(nvcc_word "${SHARDEXPR_NVCC}")
+endif()
+set(launcher_word none)
+if(CMAKE_CXX_COMPILER_LAUNCHER)
+  set(launcher_word ${CMAKE_CXX_COMPILER_LAUNCHER})
+endif()
+message(STATUS "shardexpr ${PROJECT_VERSION}
+     compiler    ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}, ${CMAKE_BUILD_TYPE}, launcher ${launcher_word}
+     native      ${NATIVE_word}
+     warnings    as errors ${WERROR_word}
+     Eigen       ${Eigen3_VERSION}
+     OpenBLAS    ${blas_word}
+     nvcc        ${nvcc_word}
+     CUDA        ${CUDA_word}
+     tests       ${TESTS_word}
+     benchmarks  ${BENCHMARKS_word}
+     examples    ${EXAMPLES_word}")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# How our own programs are built. Nothing here reaches a user of shardexpr::shardexpr.
+include_guard()
+
+# Also the flags of the header tests. -Wconversion is left out: element counts meet Eigen's signed
+# indices on every other line of nn/, and the casts would hide more than they show.
+set(SHARDEXPR_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+  -Wimplicit-fallthrough)
+
+add_library(shardexpr_dev INTERFACE)
+target_compile_options(shardexpr_dev INTERFACE
+  ${SHARDEXPR_WARNINGS}
+  $<$<BOOL:${SHARDEXPR_NATIVE}>:-march=native>
+  # One formula, one rounding: contraction happens in multiply_add and nowhere else.
+  -ffp-contract=off)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  # Said of each `#pragma clang loop vectorize` that a sanitizer or a functor keeps scalar.
+  target_compile_options(shardexpr_dev INTERFACE -Wno-pass-failed)
+endif()
+if(SHARDEXPR_WERROR)
+  target_compile_options(shardexpr_dev INTERFACE -Werror)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # g++ 12 reports these in its own library when it inlines at -O3: shown, not fatal.
+    target_compile_options(shardexpr_dev INTERFACE -Wno-error=maybe-uninitialized
+      -Wno-error=array-bounds -Wno-error=stringop-overflow -Wno-error=stringop-overread
+      -Wno-error=restrict)
+  endif()
+endif()
+
+# Links one of our programs.
+function(shardexpr_setup_program target)
+  target_link_libraries(${target} PRIVATE shardexpr shardexpr_dev)
+  if(TARGET shardexpr_blas)
+    target_link_libraries(${target} PRIVATE shardexpr_blas)
+  endif()
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+endfunction()
+
+# shardexpr_add_example(<name> SOURCES <file>... [LIBRARIES <target>...])
+function(shardexpr_add_example name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
+  add_executable(${name} ${arg_SOURCES})
+  shardexpr_setup_program(${name})
+  target_link_libraries(${name} PRIVATE ${arg_LIBRARIES})
+endfunction()
+
+# shardexpr_add_benchmark(<name> SOURCES <file>... [LIBRARIES <target>...])
+# A Google Benchmark program; its sources end in BENCHMARK_MAIN() or bring their own main.
+function(shardexpr_add_benchmark name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
+  add_executable(${name} ${arg_SOURCES})
+  shardexpr_setup_program(${name})
+  target_link_libraries(${name} PRIVATE benchmark::benchmark ${arg_LIBRARIES})
+endfunction()
+
+# shardexpr_add_test(<name> SOURCES <file>... [LIBRARIES <target>...] [LABELS <label>...]
+#                    [TIMEOUT <seconds>])
+# One doctest program with the shared main, one ctest of the same name. It fails when it runs no
+# test case, and after TIMEOUT seconds (default 300), so that a hang is a failure.
+function(shardexpr_add_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS")
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  shardexpr_setup_program(${name})
+  target_link_libraries(${name} PRIVATE shardexpr_test_main doctest::doctest ${arg_LIBRARIES})
+  target_compile_definitions(${name} PRIVATE
+    SHARDEXPR_FIXTURES_DIR="${PROJECT_SOURCE_DIR}/tests/fixtures")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "unit;${arg_LABELS}")
+endfunction()

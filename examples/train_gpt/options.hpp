@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <charconv>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+
+/// Input that cannot be trained on. One line: what, and what to do. The program ends with status 2.
+struct BadInput : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Options {
+  std::string data, log, strategy;
+  std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8;
+  float lr = 1e-3f;
+  std::uint64_t seed = 1;
+  bool quiet = false, help = false, list = false, compare = false;
+};
+
+inline constexpr std::string_view usage =
+    "usage: train_gpt --data FILE [options]\n"
+    "Trains a GPT on the bytes of a file; ranks are threads of this process.\n"
+    "\n"
+    "  --data FILE       text to train on, any file of bytes\n"
+    "  --strategy NAME   how state is sharded; --list shows the names (default: the first)\n"
+    "  --ranks N         ranks, each a thread (2)\n"
+    "  --steps N         optimizer steps (200)\n"
+    "  --layers N        blocks (4)\n"
+    "  --heads N         attention heads; must divide --embed (4)\n"
+    "  --embed N         width (128)\n"
+    "  --context N       tokens a sequence (128)\n"
+    "  --batch N         sequences a rank and step (8)\n"
+    "  --lr X            learning rate of AdamW (0.001)\n"
+    "  --seed N          of the initial weights and the order of the data (1)\n"
+    "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
+    "  --compare         train --steps under every strategy; print bytes planned and measured\n"
+    "  --list            print each strategy's name and type\n"
+    "  --quiet           print the last line only\n"
+    "  --help            print this\n"
+    "The last of a repeated option counts.\n";
+
+namespace detail {
+
+template <class T>
+T parse_number(const std::string& option, const std::string& text) {
+  T value{};
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, value);
+  if (error == std::errc::result_out_of_range)
+    throw BadInput(option + " " + text + " is out of range");
+  if (error != std::errc{} || at != end)
+    throw BadInput(option + " takes " +
+                   (std::is_integral_v<T> ? "a whole number of at least 0" : "a number") +
+                   ", got '" + text + "'");
+  return value;
+}
+
+}  // namespace detail
+
+/// The last of a repeated option counts, so that scripts can put defaults first.
+/// Errors:  BadInput for an unknown or incomplete option and for a value out of range.
+inline Options parse_options(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    const auto value = [&]() -> std::string {
+      if (++i == argc) throw BadInput(name + " takes a value; see --help");
+      return argv[i];
+    };
+    const auto number = [&](auto& to) {
+      to = detail::parse_number<std::remove_reference_t<decltype(to)>>(name, value());
+    };
+    if (name == "--data")
+      o.data = value();
+    else if (name == "--log")
+      o.log = value();
+    else if (name == "--strategy")
+      o.strategy = value();
+    else if (name == "--ranks")
+      number(o.ranks);
+    else if (name == "--steps")
+      number(o.steps);
+    else if (name == "--layers")
+      number(o.layers);
+    else if (name == "--heads")
+      number(o.heads);
+    else if (name == "--embed")
+      number(o.embed);
+    else if (name == "--context")
+      number(o.context);
+    else if (name == "--batch")
+      number(o.batch);
+    else if (name == "--lr")
+      number(o.lr);
+    else if (name == "--seed")
+      number(o.seed);
+    else if (name == "--quiet")
+      o.quiet = true;
+    else if (name == "--compare")
+      o.compare = true;
+    else if (name == "--list")
+      o.list = true;
+    else if (name == "--help")
+      o.help = true;
+    else
+      throw BadInput("unknown option '" + name + "'; see --help");
+  }
+  if (o.help || o.list) return o;
+
+  const auto within = [](const char* name, std::size_t value, std::size_t most) {
+    if (value == 0 || value > most)
+      throw BadInput(std::string(name) + " " + std::to_string(value) +
+                     " is out of range; give 1 to " + std::to_string(most));
+  };
+  within("--ranks", o.ranks, 1024);
+  within("--steps", o.steps, 1'000'000'000);
+  within("--layers", o.layers, 10'000);
+  within("--heads", o.heads, 1'000'000);
+  within("--embed", o.embed, 1'000'000);
+  within("--context", o.context, 10'000'000);
+  within("--batch", o.batch, 10'000'000);
+  if (o.embed % o.heads != 0)
+    throw BadInput("--heads " + std::to_string(o.heads) + " does not divide --embed " +
+                   std::to_string(o.embed) + "; choose heads that do");
+  if (!(o.lr > 0) || !std::isfinite(o.lr)) throw BadInput("--lr must be above 0 and finite");
+  if (o.data.empty()) throw BadInput("no --data; name a file of text to train on");
+  if (o.compare && !o.strategy.empty())
+    throw BadInput("--compare runs every strategy; leave out --strategy");
+  if (o.compare && !o.log.empty()) throw BadInput("--compare writes no log; leave out --log");
+  return o;
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/macros.hpp>
+#include <shardexpr/device/account.hpp>
+#include <shardexpr/engine/step_result.hpp>
+#include <shardexpr/plan/plan.hpp>
+
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "options.hpp"
+#include <unistd.h>
+
+/// Bytes in the unit that reads best.
+inline std::string human_bytes(std::size_t n) {
+  static constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(n);
+  int unit = 0;
+  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
+  return text;
+}
+
+/// What a run held and sent on rank 0, by the device's account and the communicator's count.
+struct Measured {
+  std::size_t resident_bytes = 0, peak_bytes = 0, sent_bytes_per_step = 0;
+};
+
+inline std::size_t resident_bytes(const shardexpr::MemoryAccount& account) {
+  using shardexpr::Purpose;
+  return account.live_bytes(Purpose::parameters) + account.live_bytes(Purpose::gradients) +
+         account.live_bytes(Purpose::optimizer);
+}
+
+/// The log: one JSON object a line. Numbers that JSON does not know (NaN, infinity) become null.
+class Log {
+ public:
+  Log() = default;
+  /// Errors:  BadInput if the file cannot be written.
+  explicit Log(const std::string& path) : path_{path} {
+    if (path.empty()) return;
+    file_.open(path, std::ios::trunc);
+    if (!file_)
+      throw BadInput("--log " + path + " cannot be written: " + std::strerror(errno) +
+                     "; name a file in a folder that you may write to");
+  }
+
+  void start(const std::string& strategy, const shardexpr::Plan& plan, double unigram_entropy) {
+    write("{\"event\":\"start\",\"strategy\":\"" + strategy + "\"" + field("world", plan.world) +
+          field("parameters", plan.parameter_count) +
+          ",\"plan\":{\"device_resident_bytes\":" + std::to_string(plan.device_resident_bytes) +
+          field("device_peak_bytes", plan.device_peak_bytes) +
+          field("parameters_bytes", plan.parameters_bytes) +
+          field("gradients_bytes", plan.gradients_bytes) +
+          field("optimizer_bytes", plan.optimizer_bytes) +
+          field("gathered_bytes", plan.gathered_bytes) +
+          field("full_gradients_bytes", plan.full_gradients_bytes) +
+          field("activations_bytes", plan.activations_bytes) +
+          field("other_bytes", plan.other_bytes) + field("sent_bytes", plan.sent_bytes) +
+          field("all_gather_sent_bytes", plan.all_gather_sent_bytes) +
+          field("reduce_scatter_sent_bytes", plan.reduce_scatter_sent_bytes) +
+          field("all_reduce_sent_bytes", plan.all_reduce_sent_bytes) + "}" +
+          field("unigram_entropy", unigram_entropy) + "}");
+  }
+  void step(std::size_t step, const shardexpr::StepResult& result, double tokens_per_s,
+            std::size_t sent_bytes) {
+    write("{\"event\":\"step\",\"step\":" + std::to_string(step) + field("loss", result.loss) +
+          field("grad_norm", result.gradient_norm) + field("tokens_per_s", tokens_per_s) +
+          field("sent_bytes", sent_bytes) + "}");
+  }
+  void end(double loss, const Measured& measured) {
+    write("{\"event\":\"end\"" + field("loss", loss) +
+          ",\"resident_bytes\":{\"device\":" + std::to_string(measured.resident_bytes) +
+          "},\"peak_bytes\":{\"device\":" + std::to_string(measured.peak_bytes) + "}}");
+  }
+
+ private:
+  static std::string field(const char* name, std::size_t value) {
+    return std::string(",\"") + name + "\":" + std::to_string(value);
+  }
+  static std::string field(const char* name, double value) {
+    char text[40] = "null";
+    if (std::isfinite(value)) std::snprintf(text, sizeof text, "%.17g", value);
+    return std::string(",\"") + name + "\":" + text;
+  }
+  void write(const std::string& line) {
+    if (!file_.is_open()) return;
+    file_ << line << '\n' << std::flush;
+    if (!file_)
+      throw std::runtime_error("--log " + path_ + ": writing failed: " + std::strerror(errno));
+  }
+
+  std::string path_;
+  std::ofstream file_;
+};
+
+/// What a person sees: a bar that redraws itself on a terminal, a line now and then elsewhere.
+class Progress {
+ public:
+  Progress(std::size_t steps, bool quiet)
+      : steps_{steps}, quiet_{quiet}, terminal_{isatty(STDOUT_FILENO) == 1} {}
+
+  void step(std::size_t done, double loss, double tokens_per_s) {
+    using Clock = std::chrono::steady_clock;
+    if (quiet_) return;
+    const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
+    const double left = seconds / static_cast<double>(done) * static_cast<double>(steps_ - done);
+    if (terminal_) {
+      constexpr std::size_t width = 30;
+      const std::size_t filled = width * done / steps_;
+      std::printf("\r[%s%s] %zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left \033[K",
+                  std::string(filled, '#').c_str(), std::string(width - filled, '.').c_str(), done,
+                  steps_, loss, tokens_per_s, left);
+      if (done == steps_) std::printf("\n");
+      std::fflush(stdout);
+    } else if (done == 1 || done == steps_ || done * 20 / steps_ != (done - 1) * 20 / steps_) {
+      std::printf("step %zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left\n", done, steps_, loss,
+                  tokens_per_s, left);
+      std::fflush(stdout);
+    }
+  }
+
+ private:
+  std::size_t steps_;
+  bool quiet_, terminal_;
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+};

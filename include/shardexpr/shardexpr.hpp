@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+// The library as most programs use it: CPU, ranks as threads, GPT. Needs a C++20 compiler, threads
+// and Eigen. GPUs, MPI and NVMe are headers of their own.
+
+#include <shardexpr/comm/solo.hpp>
+#include <shardexpr/comm/threads.hpp>
+#include <shardexpr/core/bytes.hpp>
+#include <shardexpr/core/error.hpp>
+#include <shardexpr/core/macros.hpp>
+#include <shardexpr/core/tensor.hpp>
+#include <shardexpr/core/type_name.hpp>
+#include <shardexpr/device/cpu.hpp>
+#include <shardexpr/engine/sharded.hpp>
+#include <shardexpr/engine/trainer_name.hpp>
+#include <shardexpr/model/initialize.hpp>
+#include <shardexpr/model/layout.hpp>
+#include <shardexpr/model/unit.hpp>
+#include <shardexpr/nn/cpu/blas.hpp>
+#include <shardexpr/nn/gpt.hpp>
+#include <shardexpr/plan/plan.hpp>
+#include <shardexpr/policy/strategy.hpp>

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DCASE=floors|headers|diagnostics|repository|format -DCMAKE_DIR=<project>/cmake
+#       -DROOT=<project> -DWORK=<scratch> [-DTOOL=<compiler or clang-format>] -P MustRefuse.cmake
+# Plants faults in a small tree and demands that the check finds each of them, and that it accepts
+# the tree without them.
+cmake_minimum_required(VERSION 3.25)
+file(REMOVE_RECURSE ${WORK})
+
+# check(<script> <option>... FINDS <text>...): without FINDS the check must pass.
+function(check script)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "FINDS")
+  execute_process(COMMAND ${CMAKE_COMMAND} ${arg_UNPARSED_ARGUMENTS} -P ${CMAKE_DIR}/${script}
+    RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_VARIABLE err)
+  string(APPEND out "${err}")
+  string(REGEX REPLACE "[ \n]+" " " flat "${out}")  # messages are wrapped
+  if(NOT arg_FINDS)
+    if(NOT rc EQUAL 0)
+      message(FATAL_ERROR "${script} refuses a sound tree:\n${out}")
+    endif()
+    return()
+  endif()
+  if(rc EQUAL 0)
+    message(FATAL_ERROR "${script} accepts the planted faults:\n${out}")
+  endif()
+  foreach(text IN LISTS arg_FINDS)
+    string(FIND "${flat}" "${text}" at)
+    if(at EQUAL -1)
+      message(SEND_ERROR "${script} does not say `${text}`:\n${out}")
+    endif()
+  endforeach()
+endfunction()
+
+function(plant file)
+  list(JOIN ARGN "\n" text)
+  file(WRITE ${WORK}/${file} "${text}\n")
+endfunction()
+
+set(licence "// SPDX-License-Identifier: Apache-2.0")
+set(lib include/shardexpr)
+
+if(CASE STREQUAL "floors")
+  plant(${lib}/core/low.hpp "#pragma once" "#include <vector>")
+  plant(${lib}/policy/high.hpp "#include <shardexpr/core/low.hpp>")
+  plant(${lib}/shardexpr.hpp "#include <shardexpr/policy/high.hpp>")
+  check(CheckFloors.cmake -DROOT=${WORK}/include)
+  plant(${lib}/core/upward.hpp "  #  include <shardexpr/policy/high.hpp>")
+  plant(${lib}/core/quotes.hpp "#include \"low.hpp\"")
+  plant(${lib}/core/relative.hpp "#include <shardexpr/core/../policy/high.hpp>")
+  plant(${lib}/core/missing.hpp "#include <shardexpr/core/nothing.hpp>")
+  plant(${lib}/core/umbrella.hpp "#include <shardexpr/shardexpr.hpp>")
+  plant(${lib}/attic/unknown.hpp "#pragma once")
+  plant(${lib}/core/notes.txt "a note")
+  check(CheckFloors.cmake -DROOT=${WORK}/include FINDS
+    "core/upward.hpp: core (floor 0) includes policy (floor 1)"
+    "core/quotes.hpp: write <shardexpr/...>, not quotes"
+    "core/relative.hpp: a relative path"
+    "core/missing.hpp: there is no shardexpr/core/nothing.hpp"
+    "core/umbrella.hpp: includes the umbrella"
+    "attic/unknown.hpp: attic is no floor"
+    "core/notes.txt: only shardexpr/**/*.hpp")
+elseif(CASE STREQUAL "headers")
+  plant(${lib}/core/sound.hpp "#pragma once" "#include <cstddef>"
+    "inline std::size_t size() { return 1\; }")
+  check(CheckHeaders.cmake -DROOT=${WORK}/include -DFLOOR=core -DCOMPILER=${TOOL} -DFLAGS=-Wall)
+  plant(${lib}/core/leaning.hpp "#pragma once" "inline std::size_t size() { return 1\; }")
+  plant(${lib}/core/unguarded.hpp "inline int one() { return 1\; }")
+  plant(${lib}/core/warns.hpp "#pragma once" "inline int one() { int unused\; return 1\; }")
+  check(CheckHeaders.cmake -DROOT=${WORK}/include -DFLOOR=core -DCOMPILER=${TOOL} -DFLAGS=-Wall
+    FINDS
+    "core/leaning.hpp does not compile alone"
+    "core/unguarded.hpp does not compile alone"
+    "core/warns.hpp does not compile alone")
+elseif(CASE STREQUAL "diagnostics")
+  plant(${lib}/rules.hpp "// SX101 SX102")
+  plant(docs/diagnostics.md "## SX101: one" "## SX102")
+  plant(tests/compile_fail/sx101_one.cpp "")
+  plant(tests/compile_fail/sx102.cpp "")
+  check(CheckDiagnostics.cmake -DROOT=${WORK})
+  plant(${lib}/more.hpp "// SX103")
+  plant(tests/compile_fail/sx104_gone.cpp "")
+  plant(docs/diagnostics.md "## SX101: one" "## SX102" "## SX102" "## SX105")
+  check(CheckDiagnostics.cmake -DROOT=${WORK} FINDS
+    "SX103: no tests/compile_fail/sx103_*.cpp"
+    "SX103: no heading `## SX103` in docs/diagnostics.md"
+    "docs/diagnostics.md: two headings for SX102"
+    "docs/diagnostics.md: SX105 is in no header"
+    "tests/compile_fail/sx104_gone.cpp: SX104 is in no header")
+elseif(CASE STREQUAL "repository")
+  plant(README.md "# Top" "[a](docs/a.md#one-two) [b](#top) [c](https://example.org/x)"
+    "`[d](nowhere.md)`" "```" "[e](nowhere.md)" "```")
+  plant(docs/a.md "## One two" "[up](../README.md)")
+  plant(${lib}/a.hpp "${licence}" "// see share/home/x")
+  check(CheckRepository.cmake -DROOT=${WORK})
+  set(home "/ho")
+  string(APPEND home "me/somebody")  # in two pieces, or this file would be found
+  plant(docs/b.md "[gone](gone.md)" "[[x]](a.md#three)" "[abs](/docs/a.md)")
+  plant(${lib}/b.hpp "#pragma once")
+  plant(script.sh "cd ${home}")
+  check(CheckRepository.cmake -DROOT=${WORK} FINDS
+    "docs/b.md: broken link gone.md"
+    "docs/b.md: no heading for a.md#three"
+    "docs/b.md: absolute link /docs/a.md"
+    "include/shardexpr/b.hpp: the first line is not"
+    "script.sh: a path of one machine: cd ${home}")
+elseif(CASE STREQUAL "format")
+  file(COPY ${ROOT}/.clang-format DESTINATION ${WORK})
+  plant(tidy.cpp "int main() {}")
+  check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL})
+  plant(untidy.cpp "int   main( ){ }")
+  check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL} FINDS "clang-format -i untidy.cpp")
+else()
+  message(FATAL_ERROR "CASE is '${CASE}'")
+endif()
