@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/model/initialize.hpp>
+#include <shardexpr/nn/gpt_config.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+/// tests/fixtures/gpt_20_steps.json and the data it was made on (tests/fixtures/gpt_fixture.py).
+struct Fixture {
+  Fixture() {
+    std::ifstream file{SHARDEXPR_FIXTURES_DIR "/gpt_20_steps.json"};
+    json.assign(std::istreambuf_iterator<char>{file}, {});
+    REQUIRE(json.size() > 1000);
+    const auto size = [&](const char* key) { return static_cast<std::size_t>(number(key)); };
+    config = {size("vocabulary"), size("context"), size("embed"),
+              size("heads"),      size("layers"),  size("batch")};
+    world = size("world");
+    seed = size("seed");
+    steps = size("steps");
+    training = json.find("\"training\"");
+  }
+
+  /// The number that follows the first `"key":` after `at`, which moves behind the key.
+  double number(const std::string& key, std::size_t& at) const {
+    at = json.find('"' + key + "\":", at);
+    REQUIRE(at != std::string::npos);
+    at += key.size() + 3;
+    return std::stod(json.substr(json.find_first_not_of(" [\n", at), 30));
+  }
+  double number(const std::string& key) const {
+    std::size_t at = 0;
+    return number(key, at);
+  }
+
+  /// One rank's micro-batch of a step, counted from 0, by the script's formula.
+  static void batch(const shardexpr::GptConfig& c, std::size_t world, std::size_t step,
+                    std::size_t rank, std::vector<std::int32_t>& tokens,
+                    std::vector<std::int32_t>& targets) {
+    tokens.clear();
+    targets.clear();
+    for (std::size_t row = 0; row < c.batch; ++row) {
+      const std::uint64_t h = shardexpr::mix((step * world + rank) * c.batch + row);
+      std::uint64_t token = (h >> 33) % c.vocabulary;
+      for (std::size_t i = 0; i < c.context; ++i) {
+        tokens.push_back(static_cast<std::int32_t>(token));
+        token = (3 * token + 7 + (shardexpr::mix(h + i) >> 33) % 2) % c.vocabulary;
+        targets.push_back(static_cast<std::int32_t>(token));
+      }
+    }
+  }
+
+  std::string json;
+  shardexpr::GptConfig config;
+  std::size_t world = 0, seed = 0, steps = 0;
+  std::size_t training = 0;  // where the steps begin in `json`
+};
