@@ -13,10 +13,6 @@ target_compile_options(shardexpr_dev INTERFACE
   $<$<BOOL:${SHARDEXPR_NATIVE}>:-march=native>
   # One formula, one rounding: contraction happens in multiply_add and nowhere else.
   -ffp-contract=off)
-if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
-  # Said of each `#pragma clang loop vectorize` that a sanitizer or a functor keeps scalar.
-  target_compile_options(shardexpr_dev INTERFACE -Wno-pass-failed)
-endif()
 if(SHARDEXPR_WERROR)
   target_compile_options(shardexpr_dev INTERFACE -Werror)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

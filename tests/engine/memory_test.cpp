@@ -81,4 +81,38 @@ TEST_CASE("a trainer gives back all it took") {
   });
 }
 
+TEST_CASE("no two buffers that live at once overlap") {
+  using Workspace = sx::detail::Workspace<toy::Autoencoder, float, sx::Cpu>;
+  const toy::Config config;
+  const sx::Layout<toy::Autoencoder> layout{config, 1};
+  sx::Cpu device;
+  const Workspace workspace{device, config, layout};
+  std::vector<sx::Tensor<float>> forward, backward;  // kept through the step; of one unit's pass
+  const auto disjoint = [](const auto& some) {
+    for (std::size_t i = 0; i < some.size(); ++i)
+      for (std::size_t j = 0; j < i; ++j)
+        CHECK((some[i].data + some[i].count() <= some[j].data ||
+               some[j].data + some[j].count() <= some[i].data));
+  };
+  forward.push_back(workspace.outputs<toy::Encoder, sx::Tensor>(0).h);
+  for (std::size_t u = 1; u <= 3; ++u) {
+    forward.push_back(workspace.outputs<toy::Mixer, sx::Tensor>(u).h);
+    forward.push_back(workspace.saved<toy::Mixer, sx::Tensor>(u).active);
+    CHECK(workspace.inputs<toy::Mixer, sx::Tensor>(u).h.data ==
+          workspace.outputs<toy::Mixer, sx::Tensor>(u - 1).h.data);
+  }
+  forward.push_back(workspace.outputs<toy::Decoder, sx::Tensor>(4).loss);
+  forward.push_back(workspace.saved<toy::Decoder, sx::Tensor>(4).error);
+  disjoint(forward);
+  for (std::size_t u = 1; u <= 3; ++u) {
+    backward = forward;
+    backward.push_back(workspace.output_gradients<toy::Mixer, sx::Tensor>(u).h);
+    backward.push_back(workspace.input_gradients<toy::Mixer, sx::Tensor>(u).h);
+    backward.push_back(workspace.scratch<toy::Mixer, sx::Tensor>(u).d_active);
+    disjoint(backward);
+  }
+  CHECK(workspace.input_gradients<toy::Mixer, sx::Tensor>(2).h.data ==
+        workspace.output_gradients<toy::Mixer, sx::Tensor>(1).h.data);
+}
+
 }  // namespace

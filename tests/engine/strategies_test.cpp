@@ -121,6 +121,26 @@ TEST_CASE("evaluate gives the loss of the next step and changes nothing") {
   });
 }
 
+TEST_CASE("the loss is the mean over the ranks' batches") {
+  double of_batch[2];
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    sx::Cpu device;
+    sx::Solo comm;
+    Toy<sx::NoShard, sx::Over<sx::Solo>> alone{device, comm, toy::Config{}};
+    std::vector<float> x(20);
+    toy::fill(x, 0, rank);
+    of_batch[rank] = alone.evaluate({x.data()});
+  }
+  CHECK(of_batch[0] != of_batch[1]);
+  sx::launch(2, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    Toy<sx::FullShard> trainer{device, comm, toy::Config{}};
+    std::vector<float> x(20);
+    toy::fill(x, 0, comm.rank());
+    CHECK(trainer.evaluate({x.data()}) == (of_batch[0] + of_batch[1]) / 2);
+  });
+}
+
 TEST_CASE("options reach the optimizer and the initial weights") {
   const auto last_loss = [](auto&& change) {
     sx::Cpu device;
@@ -139,6 +159,36 @@ TEST_CASE("options reach the optimizer and the initial weights") {
   CHECK(last_loss([](auto& o) { o.optimizer.weight_decay = 0.5f; }) != standard);
   CHECK(last_loss([](auto& o) { o.seed = 2; }) != standard);
   CHECK(last_loss([](auto& o) { o.seed = 1; }) == standard);
+}
+
+// A user's own policies, judged and served as ours are.
+struct MySharding {
+  using axis = sx::axis::Sharding;
+  static constexpr bool parameters = true, gradients = true, optimizer = true;
+};
+struct Momentum {
+  using axis = sx::axis::Optimizer;
+  static constexpr std::size_t moments = 1;
+  struct Options {
+    float rate = 0.05f, momentum = 0.9f;
+  };
+  struct Update {
+    Options options;
+    Update(const Options& o, std::size_t) : options{o} {}
+    void operator()(float& p, float g, float* m) const {
+      m[0] = sx::multiply_add(options.momentum, m[0], g);
+      p = sx::multiply_add(-options.rate, m[0], p);
+    }
+  };
+};
+
+TEST_CASE("a user's sharding and optimizer train like ours") {
+  const Outcome reference = train_toy<Toy<sx::FullShard>>(3, 10);
+  CHECK(run<Toy<MySharding>>(3, 10, toy::Config{}) == reference);
+  const Outcome momentum = run<Toy<MySharding, Momentum>>(3, 10, toy::Config{});
+  CHECK(momentum == run<Toy<sx::NoShard, Momentum>>(3, 10, toy::Config{}));
+  CHECK(momentum.losses.back() < momentum.losses.front());
+  CHECK(momentum.weights != reference.weights);
 }
 
 TEST_CASE("a trainer's type does not depend on the order of its policies") {

@@ -103,11 +103,16 @@ class Cpu {
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor) {
 #if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wpass-failed"  // a functor may call what does not vectorize
 #pragma clang loop vectorize(assume_safety)
 #elif defined(__GNUC__)
 #pragma GCC ivdep
 #endif
     for (std::size_t i = 0; i < count; ++i) functor(i);
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
   }
 
   /// Copies `from` to `to`, equally long and disjoint.

@@ -18,8 +18,9 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 }
 
 /// The initial value of element `i` of the parameter called `name`. It depends on nothing else, so
-/// a rank makes its own part and no rank ever holds the whole; and on integer arithmetic and three
-/// fp32 operations alone, so other programs can make the same weights (tests/fixtures).
+/// a rank makes its own part and no rank ever holds the whole; and on integer arithmetic, one
+/// fp32 product and one sum in double alone, so other programs can make the same weights
+/// (tests/fixtures).
 ///
 /// z is the sum of the four 16-bit words of mix(mix(seed ^ hash(name)) + i), centred and divided
 /// by its deviation: near normal (kurtosis 2.7), never beyond 3.47.
@@ -29,8 +30,9 @@ constexpr float initial_value(std::uint64_t seed, std::uint64_t name_hash, std::
   const auto words = static_cast<std::int32_t>((h & 0xffff) + ((h >> 16) & 0xffff) +
                                                ((h >> 32) & 0xffff) + (h >> 48));
   const float z = static_cast<float>(words - 131070) * (1.0f / 37837.227f);
-  const float scaled = init.spread * z;
-  return init.mean + scaled;
+  // In double the product is exact, so that contraction could not change the sum.
+  return static_cast<float>(static_cast<double>(init.mean) +
+                            static_cast<double>(init.spread) * static_cast<double>(z));
 }
 
 }  // namespace shardexpr
