@@ -49,7 +49,9 @@ class PlanVisitor {
 
  public:
   constexpr explicit PlanVisitor(const Layout<Model>& layout)
-      : layout_{&layout}, gathered_at_(layout.unit_count()), gradients_at_(layout.unit_count()) {}
+      : layout_{&layout},
+        gathered_at_(layout.unit_count(), 0),
+        gradients_at_(layout.unit_count(), 0) {}
 
   constexpr void gather(std::size_t u) {
     gathered_at_[u] = gathered.allocate(layout_->unit(u).padded);

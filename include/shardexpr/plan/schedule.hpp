@@ -25,8 +25,11 @@ class Schedule {
   using Sharding = typename Strategy::sharding;
 
  public:
+  // Vectors are given their value here and in the plan: clang 14 makes no vector(n) in constants.
   constexpr explicit Schedule(const Layout<Model>& layout)
-      : layout_{&layout}, gathered_(layout.unit_count()), open_(layout.unit_count()) {}
+      : layout_{&layout},
+        gathered_(layout.unit_count(), false),
+        open_(layout.unit_count(), false) {}
 
   /// Forward of every unit. What the last unit needs stays gathered for `backward`; `release_all`
   /// ends a pass that no backward follows.
@@ -52,7 +55,7 @@ class Schedule {
         for (std::size_t t : layout_->unit(u).touches)
           if (!open_[t]) {
             visitor.open_gradients(t);
-            open_[t] = true;
+            open_[t] = 1;
           }
         visitor.template backward<S>(u);
         if (u == 0)
@@ -62,7 +65,7 @@ class Schedule {
         for (std::size_t t : layout_->unit(u).touches)
           if (layout_->unit(t).first_toucher == u) {
             visitor.reduce(t);
-            open_[t] = false;
+            open_[t] = 0;
           }
       }
     });
@@ -88,7 +91,7 @@ class Schedule {
       for (std::size_t t : layout_->unit(u).touches)
         if (!gathered_[t]) {
           visitor.gather(t);
-          gathered_[t] = true;
+          gathered_[t] = 1;
         }
   }
   template <class Visitor>
@@ -101,7 +104,7 @@ class Schedule {
   constexpr void release(std::size_t u, Visitor& visitor) {
     if (!gathered_[u]) return;
     visitor.release(u);
-    gathered_[u] = false;
+    gathered_[u] = 0;
   }
 
   template <class Visit>
@@ -114,7 +117,7 @@ class Schedule {
   }
 
   const Layout<Model>* layout_;
-  std::vector<bool> gathered_, open_;
+  std::vector<char> gathered_, open_;  // flags by unit
 };
 
 }  // namespace shardexpr
