@@ -10,9 +10,7 @@ set(SHARDEXPR_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wov
 add_library(shardexpr_dev INTERFACE)
 target_compile_options(shardexpr_dev INTERFACE
   ${SHARDEXPR_WARNINGS}
-  $<$<BOOL:${SHARDEXPR_NATIVE}>:-march=native>
-  # One formula, one rounding: contraction happens in multiply_add and nowhere else.
-  -ffp-contract=off)
+  $<$<BOOL:${SHARDEXPR_NATIVE}>:-march=native>)
 if(SHARDEXPR_WERROR)
   target_compile_options(shardexpr_dev INTERFACE -Werror)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -4,19 +4,22 @@
 #include <shardexpr/shardexpr.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "options.hpp"
 #include "report.hpp"
 #include "text.hpp"
 #include "train_gpt_strategies.hpp"  // made by CMake from TRAIN_GPT_STRATEGIES
-#include <unistd.h>
 
 namespace sx = shardexpr;
 
@@ -32,15 +35,12 @@ sx::GptConfig config_of(const Options& o) {
 }
 
 /// Refuses before allocating what this machine cannot hold.
-void check_fits(const sx::Plan& plan) {
-  const double needed =
-      static_cast<double>(plan.device_peak_bytes) * static_cast<double>(plan.world);
-  const double there =
-      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
-  if (needed > there)
-    throw BadInput("the job needs " + human_bytes(static_cast<std::size_t>(needed)) + " (" +
-                   std::to_string(plan.world) + " ranks of " + human_bytes(plan.device_peak_bytes) +
-                   "), this machine has " + human_bytes(static_cast<std::size_t>(there)) +
+void check_fits(const char* needs, double rank_bytes, std::size_t ranks) {
+  const double needed = rank_bytes * static_cast<double>(ranks);
+  if (needed > machine_bytes())
+    throw BadInput(needs + human_bytes(needed) + " (" + std::to_string(ranks) +
+                   (ranks == 1 ? " rank of " : " ranks of ") + human_bytes(rank_bytes) +
+                   "), this machine has " + human_bytes(machine_bytes()) +
                    "; take fewer ranks or a smaller model");
 }
 
@@ -51,8 +51,12 @@ struct Result {
 
 template <class Trainer>
 sx::Plan plan_for(const Options& o) {
+  // A plan counts in 64 bits, which an absurd job overflows; what blocks hand on alone is too much.
+  const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
+                         static_cast<double>(o.embed) * static_cast<double>(o.layers);
+  if (outputs > 0x1p50) check_fits("the job needs more than ", outputs, o.ranks);
   const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks);
-  check_fits(plan);
+  check_fits("the job needs ", static_cast<double>(plan.device_peak_bytes), plan.world);
   return plan;
 }
 
@@ -102,9 +106,9 @@ struct Entry {
 };
 
 const std::vector<Entry>& entries() {
-#define TRAIN_GPT_ENTRY(name)                                                    \
-  Entry{#name, sx::trainer_name<strategies::name>(), plan_for<strategies::name>, \
-        train<strategies::name>},
+#define TRAIN_GPT_ENTRY(name)                                   \
+  Entry{#name, sx::trainer_name<strategies::strategy_##name>(), \
+        plan_for<strategies::strategy_##name>, train<strategies::strategy_##name>},
   static const std::vector<Entry> all{TRAIN_GPT_EACH_STRATEGY(TRAIN_GPT_ENTRY)};
 #undef TRAIN_GPT_ENTRY
   return all;
@@ -124,17 +128,19 @@ void run(const Options& o) {
   const Entry& entry = find(o.strategy);
   const Text text{o.data, o.context};
   const sx::Plan plan = entry.plan(o);
+  std::error_code error;
+  if (std::filesystem::equivalent(o.data, o.log, error))
+    throw BadInput("--log " + o.log + " is the file of --data; name another");
   Log log{o.log};  // last, so that bad input leaves no file behind
   const double entropy = text.unigram_entropy();
   log.start(entry.name, plan, entropy);
   if (!o.quiet)
     std::printf("%s\n%zu parameters, %zu rank%s, %s a rank (peak), unigram entropy %.4f\n",
                 entry.type.c_str(), plan.parameter_count, plan.world, plan.world == 1 ? "" : "s",
-                human_bytes(plan.device_peak_bytes).c_str(), entropy);
+                human_bytes(static_cast<double>(plan.device_peak_bytes)).c_str(), entropy);
   const Result result = entry.train(o, text, log);
-  std::printf(
-      "final loss %.4f, unigram entropy %.4f: the model %s\n", result.loss, entropy,
-      result.loss < entropy ? "has learned from context" : "knows no more than byte frequencies");
+  std::printf("final loss %.4f, %s the text's unigram entropy of %.4f (nats a byte)\n", result.loss,
+              result.loss < entropy ? "below" : "not below", entropy);
 }
 
 /// Every strategy, a few steps each: what the plan said and what the run did, in one table.
@@ -167,6 +173,20 @@ bool compare(const Options& o) {
   return agree;
 }
 
+/// The one line of an error, whatever names it quotes.
+int fail(int status, std::string what) {
+  for (char& c : what)
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  std::fprintf(stderr, "train_gpt: %s\n", what.c_str());
+  return status;
+}
+
+/// Ends the output: a full disk is an error, too.
+int finish(int status) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  return fail(1, "the output cannot be written: " + std::string(std::strerror(errno)));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -174,28 +194,24 @@ int main(int argc, char** argv) {
     const Options o = parse_options(argc, argv);
     if (o.help) {
       std::fputs(usage.data(), stdout);
-      return 0;
+      return finish(0);
     }
     if (o.list) {
       for (const Entry& entry : entries())
         std::printf("%-18s %s\n", entry.name, entry.type.c_str());
-      return 0;
+      return finish(0);
     }
     sx::nn::use_one_blas_thread();
-    if (o.compare) return compare(o) ? 0 : 1;
+    if (o.compare) return finish(compare(o) ? 0 : 1);
     run(o);
-    return 0;
+    return finish(0);
   } catch (const BadInput& error) {
-    std::fprintf(stderr, "train_gpt: %s\n", error.what());
-    return 2;
+    return fail(2, error.what());
   } catch (const sx::ConfigError& error) {
-    std::fprintf(stderr, "train_gpt: %s\n", error.what());
-    return 2;
+    return fail(2, error.what());
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "train_gpt: out of memory; take fewer ranks or a smaller model\n");
-    return 1;
+    return fail(1, "out of memory; take fewer ranks or a smaller model");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "train_gpt: %s\n", error.what());
-    return 1;
+    return fail(1, error.what());
   }
 }

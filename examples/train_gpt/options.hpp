@@ -53,7 +53,7 @@ T parse_number(const std::string& option, const std::string& text) {
   const char* end = text.data() + text.size();
   const auto [at, error] = std::from_chars(text.data(), end, value);
   if (error == std::errc::result_out_of_range)
-    throw BadInput(option + " " + text + " is out of range");
+    throw BadInput(option + " " + text + " is out of range; see --help for the default");
   if (error != std::errc{} || at != end)
     throw BadInput(option + " takes " +
                    (std::is_integral_v<T> ? "a whole number of at least 0" : "a number") +
@@ -70,7 +70,7 @@ inline Options parse_options(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     const auto value = [&]() -> std::string {
-      if (++i == argc) throw BadInput(name + " takes a value; see --help");
+      if (++i == argc || *argv[i] == '\0') throw BadInput(name + " takes a value; see --help");
       return argv[i];
     };
     const auto number = [&](auto& to) {

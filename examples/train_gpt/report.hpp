@@ -5,6 +5,7 @@
 #include <shardexpr/engine/step_result.hpp>
 #include <shardexpr/plan/plan.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
@@ -15,17 +16,22 @@
 #include <string>
 
 #include "options.hpp"
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-/// Bytes in the unit that reads best.
-inline std::string human_bytes(std::size_t n) {
+/// Bytes in the unit that reads best. A double, for jobs beyond 64 bits.
+inline std::string human_bytes(double value) {
   static constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double value = static_cast<double>(n);
   int unit = 0;
   for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
   char text[32];
   std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
   return text;
+}
+
+/// Memory of this machine, in bytes.
+inline double machine_bytes() {
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
 }
 
 /// What a run held and sent on rank 0, by the device's account and the communicator's count.
@@ -106,6 +112,10 @@ class Progress {
  public:
   Progress(std::size_t steps, bool quiet)
       : steps_{steps}, quiet_{quiet}, terminal_{isatty(STDOUT_FILENO) == 1} {}
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  /// A run that fails leaves the bar's line.
+  ~Progress() { end_line(); }
 
   void step(std::size_t done, double loss, double tokens_per_s) {
     using Clock = std::chrono::steady_clock;
@@ -113,12 +123,20 @@ class Progress {
     const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
     const double left = seconds / static_cast<double>(done) * static_cast<double>(steps_ - done);
     if (terminal_) {
-      constexpr std::size_t width = 30;
-      const std::size_t filled = width * done / steps_;
-      std::printf("\r[%s%s] %zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left \033[K",
-                  std::string(filled, '#').c_str(), std::string(width - filled, '.').c_str(), done,
-                  steps_, loss, tokens_per_s, left);
-      if (done == steps_) std::printf("\n");
+      char text[160];
+      std::snprintf(text, sizeof text, "%zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left", done,
+                    steps_, loss, tokens_per_s, left);
+      // One line, whatever the width: a line that wraps cannot be drawn over.
+      std::string line = text;
+      const std::size_t most = columns() - 1;
+      if (most >= line.size() + 8) {
+        const std::size_t width = std::min<std::size_t>(30, most - line.size() - 3);
+        const std::size_t filled = width * done / steps_;
+        line = '[' + std::string(filled, '#') + std::string(width - filled, '.') + "] " + line;
+      }
+      std::printf("\r%s\033[K", line.substr(0, most).c_str());
+      open_ = true;
+      if (done == steps_) end_line();
       std::fflush(stdout);
     } else if (done == 1 || done == steps_ || done * 20 / steps_ != (done - 1) * 20 / steps_) {
       std::printf("step %zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left\n", done, steps_, loss,
@@ -128,7 +146,20 @@ class Progress {
   }
 
  private:
+  /// Of the terminal now: a window may be resized.
+  static std::size_t columns() {
+    winsize size{};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < 2) return 80;
+    return size.ws_col;
+  }
+  void end_line() {
+    if (!open_) return;
+    open_ = false;
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+
   std::size_t steps_;
-  bool quiet_, terminal_;
+  bool quiet_, terminal_, open_ = false;
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };

@@ -11,9 +11,11 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "options.hpp"
+#include "report.hpp"
 
 /// A file's bytes, each a token.
 class Text {
@@ -22,12 +24,22 @@ class Text {
 
   /// Errors:  BadInput if the file cannot be read or is too short for one sequence.
   Text(const std::string& path, std::size_t context) {
-    if (std::filesystem::is_directory(path))
+    std::error_code error;
+    const auto status = std::filesystem::status(path, error);
+    if (std::filesystem::is_directory(status))
       throw BadInput("--data " + path + " is a folder; name a file");
+    // A pipe may never end, /dev/zero never does.
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+      throw BadInput("--data " + path + " is a pipe or a device; write the text to a file first");
+    const auto size = static_cast<double>(std::filesystem::file_size(path, error));
+    if (!error && size > machine_bytes())
+      throw BadInput("--data " + path + " has " + human_bytes(size) + ", this machine has " +
+                     human_bytes(machine_bytes()) + " of memory; take a part of it");
     std::ifstream file{path, std::ios::binary};
     if (!file)
       throw BadInput("--data " + path + " cannot be read: " + std::strerror(errno) +
                      "; name a readable file");
+    if (!error) bytes_.reserve(static_cast<std::size_t>(size) + 1);
     bytes_.assign(std::istreambuf_iterator<char>{file}, {});
     if (file.bad()) throw BadInput("--data " + path + ": reading failed part way");
     if (bytes_.size() < context + 1)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The library as most programs use it: CPU, ranks as threads, GPT. Needs a C++20 compiler, threads
-// and Eigen. GPUs, MPI and NVMe are headers of their own.
+// The whole library. Needs a C++20 compiler, threads and Eigen (nn/ on the CPU).
 
 #include <shardexpr/comm/solo.hpp>
 #include <shardexpr/comm/threads.hpp>

@@ -170,14 +170,14 @@ struct Momentum {
   using axis = sx::axis::Optimizer;
   static constexpr std::size_t moments = 1;
   struct Options {
-    float rate = 0.05f, momentum = 0.9f;
+    float learning_rate = 0.05f, momentum = 0.9f;
   };
   struct Update {
     Options options;
     Update(const Options& o, std::size_t) : options{o} {}
     void operator()(float& p, float g, float* m) const {
       m[0] = sx::multiply_add(options.momentum, m[0], g);
-      p = sx::multiply_add(-options.rate, m[0], p);
+      p = sx::multiply_add(-options.learning_rate, m[0], p);
     }
   };
 };

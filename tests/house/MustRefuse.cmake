@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DCASE=floors|headers|diagnostics|repository|format -DCMAKE_DIR=<project>/cmake
+# cmake -DCASE=floors|headers|diagnostics|repository|format|readme -DCMAKE_DIR=<project>/cmake
 #       -DROOT=<project> -DWORK=<scratch> [-DTOOL=<compiler or clang-format>] -P MustRefuse.cmake
 # Plants faults in a small tree and demands that the check finds each of them, and that it accepts
 # the tree without them.
@@ -108,6 +108,22 @@ elseif(CASE STREQUAL "format")
   check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL})
   plant(untidy.cpp "int   main( ){ }")
   check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL} FINDS "clang-format -i untidy.cpp")
+elseif(CASE STREQUAL "readme")
+  plant(main.cpp "// [program]" "int main() { return 0; }" "// [program end]")
+  set(shown "<!-- main.cpp, program -->" "```cpp" "int main() { return 0; }" "```")
+  plant(README.md "# Title" "${shown}")
+  file(READ ${WORK}/README.md sound)
+  check(CheckReadme.cmake -DROOT=${WORK})
+  function(refuses from to text)
+    string(REPLACE "${from}" "${to}" faulty "${sound}")
+    file(WRITE ${WORK}/README.md "${faulty}")
+    check(CheckReadme.cmake -DROOT=${WORK} FINDS "${text}")
+  endfunction()
+  refuses("return 0" "return 1" "is not what the file has there")
+  refuses("main.cpp, program" "main.cpp, plan" "no lines between")
+  refuses("main.cpp" "gone.cpp" "there is no gone.cpp")
+  refuses("```cpp" "```sh" "block stands below main.cpp")
+  refuses("<!--" "<!" "no code block stands below")
 else()
   message(FATAL_ERROR "CASE is '${CASE}'")
 endif()

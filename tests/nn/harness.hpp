@@ -120,7 +120,7 @@ class UnitRun {
   std::array<sx::detail::AnyTensor, outputs> out, dout;
 
  private:
-  static constexpr std::size_t count = sx::detail::parameter_count<Unit>;
+  static constexpr std::size_t count = sx::detail::member_count<Unit>;
   using SavedChars = sx::SavedOf<Unit, sx::detail::char_of, T>;
   using ScratchChars = sx::ScratchOf<Unit, sx::detail::char_of, T>;
 

@@ -36,6 +36,20 @@ struct Unfinished {
   using axis = sx::axis::Sharding;
   static constexpr bool parameters = true;
 };
+struct InDouble {
+  using axis = sx::axis::Precision;
+  using storage = double;
+  using compute = double;
+  using reduce = double;
+  using optimizer = double;
+};
+struct NoUpdate {
+  using axis = sx::axis::Optimizer;
+  static constexpr std::size_t moments = 0;
+  struct Options {
+    float learning_rate = 0;
+  };
+};
 struct Elsewhere {
   using axis = int;
 };
@@ -60,6 +74,8 @@ static_assert(sx::detail::first_broken<sx::AdamW, sx::Sgd>() == sx::Rule::SX002)
 static_assert(sx::detail::first_broken<Unfinished>() == sx::Rule::SX003);
 static_assert(sx::detail::first_broken<GradientsAlone>() == sx::Rule::SX101);
 static_assert(sx::detail::first_broken<ParametersNotGradients>() == sx::Rule::SX102);
+static_assert(sx::detail::first_broken<InDouble>() == sx::Rule::SX103);
+static_assert(sx::detail::first_broken<NoUpdate>() == sx::Rule::SX003);
 
 TEST_CASE("a type is printed as its user writes it") {
   CHECK(sx::type_name<sx::FullShard>() == "FullShard");
@@ -77,5 +93,5 @@ TEST_CASE("every rule has a code of its own, a reason and an advice") {
     CHECK(rule.what.size() > 20);
     CHECK(rule.advice.size() > 10);
   }
-  CHECK(codes.size() == 5);
+  CHECK(codes.size() == 6);
 }

@@ -8,8 +8,8 @@ namespace shardexpr {
 /// IEEE binary32: the dtype of masters, moments and sums.
 using fp32 = float;
 
-/// The dtype in which sums, statistics and losses over elements of `T` are kept: wide enough that
-/// the order of a sum does not show. fp32 for training; double for the finite-difference tests.
+/// The dtype in which sums, statistics and losses over elements of `T` are kept: at least
+/// fp32. double stays double, for the finite-difference tests.
 template <class T>
 using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, fp32>;
 

@@ -7,7 +7,6 @@
 #include <shardexpr/policy/strategy.hpp>
 
 #include <array>
-#include <string_view>
 #include <type_traits>
 
 // Rules on what a strategy runs on: code, what breaks it, what is wrong, what to write instead.
@@ -30,7 +29,7 @@ enum class BackendRule {
 #undef SHARDEXPR_RULE_NAME
 };
 
-inline constexpr auto backend_rule_texts = std::to_array<std::array<std::string_view, 3>>({
+inline constexpr auto backend_rule_texts = std::to_array<RuleText>({
 #define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {#code, what, advice},
     SHARDEXPR_BACKEND_RULES(SHARDEXPR_RULE_TEXT)
 #undef SHARDEXPR_RULE_TEXT
@@ -112,8 +111,7 @@ struct resolve<BackendRule::none, M, Ps...> : std::type_identity<sharded<M, Stra
 ///
 ///   using Trainer = sx::Sharded<sx::Gpt, sx::FullShard, sx::AdamW, sx::Over<sx::Threads>>;
 ///
-/// Errors:  what makes no sense is refused, where it is first used, by one `static_assert` line
-/// that
+/// Errors:  what makes no sense is refused, where it is first used, by one `static_assert` line; it
 ///          carries a code and says what to write instead (docs/diagnostics.md).
 template <class Model, class... Ps>
 using Sharded =

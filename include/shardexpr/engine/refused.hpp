@@ -7,24 +7,30 @@ namespace shardexpr::detail {
 
 /// Made of anything, braces included.
 struct Anything {
-  Anything() = default;
+  constexpr Anything() = default;
   template <class... A>
-  Anything(A&&...) {}
+  constexpr Anything(A&&...) {}
 };
+
+// The options of the optimizer that the pack names, as far as they can be told.
+template <class P>
+struct options_of : std::type_identity<AdamW::Options> {};
+template <class P>
+  requires requires { typename P::Options; }
+struct options_of<P> : std::type_identity<typename P::Options> {};
 
 /// What `Sharded` becomes when a rule refuses it: the rule's one line, and every public verb
 /// without behaviour, so that nothing follows from it. A test compares its verbs with those of
 /// `sharded`.
 template <auto Broken, class M, class... Ps>
 struct Refused : Report<decltype(Broken), Broken> {
+  static constexpr bool is_refused = true;
   using Model = Refused;  // so that Trainer::Model::Config is there
   using Strategy = RefusedStrategy<Broken, Ps...>;
   using Config = Anything;
   using Batch = Anything;
   struct Options {
-    struct {
-      float learning_rate = 0, weight_decay = 0;
-    } optimizer;
+    typename options_of<typename pick<axis::Optimizer, AdamW, Ps...>::type>::type optimizer;
     unsigned long long seed = 0;
   };
 

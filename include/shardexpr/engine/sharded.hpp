@@ -30,13 +30,14 @@ namespace shardexpr {
 /// Order:   construction and every verb are collective: all ranks call them, in the same order.
 /// Errors:  ConfigError for a configuration that cannot be laid out; CommError if a rank left. The
 ///          trainer is then of no further use.
-/// Cost:    all memory is allocated by the constructor; a step allocates nothing.
+/// Cost:    all memory is allocated by the constructor, and a step allocates nothing; the
+///          matrix library of a unit may: Eigen without OpenBLAS packs into memory of its own.
 template <class M, class S>
 class sharded {
   using Sharding = typename S::sharding;
   using DeviceType = typename S::device;
   using Comm = typename S::communicator;
-  using Update = OptimizerUpdate<typename S::optimizer>;
+  using Update = typename S::optimizer::Update;
   using Compute = typename S::precision::compute;
   using Gradient = typename S::precision::reduce;
 
@@ -129,7 +130,7 @@ class sharded {
   template <std::size_t St>
   using Unit = typename M::Units::template Unit<St>;
 
-  // What the schedule asks for --------------------------------------------------------------------
+  // What the schedule asks for ----------------------------------------------------------------
 
   void gather(std::size_t u) {
     const UnitLayout& unit = layout_.unit(u);
@@ -191,8 +192,7 @@ class sharded {
                       state_.parameters(u));
   }
 
-  // Where things lie
-  // -------------------------------------------------------------------------------
+  // Where things lie --------------------------------------------------------------------------
 
   const Compute* full_parameters(std::size_t u) const {
     if constexpr (Sharding::parameters)
@@ -208,15 +208,14 @@ class sharded {
   }
   template <class U, class T, class Base>
   auto bind_parameters(std::size_t u, Base base) const {
-    std::array<Tensor<T>, detail::parameter_count<U>> views;
+    std::array<Tensor<T>, detail::member_count<U>> views;
     const auto& parameters = layout_.unit(u).parameters;
     for (std::size_t k = 0; k < views.size(); ++k)
       views[k] = {base(parameters[k].unit) + parameters[k].offset, parameters[k].spec.shape};
     return detail::from_array<typename U::template Params<Tensor<T>>>(views);
   }
 
-  // Loss and norm
-  // ----------------------------------------------------------------------------------
+  // Loss and norm -----------------------------------------------------------------------------
 
   using Loss = Accumulate<Compute>;
 

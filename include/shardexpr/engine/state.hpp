@@ -63,8 +63,7 @@ class State {
     return unit.size() == part ? unit : unit.subspan(rank_ * part, part);
   }
 
-  /// Fills what this rank keeps of unit u from the formula of model/initialize.hpp; padding stays
-  /// 0.
+  /// Fills what this rank keeps of unit u from the formula of model/initialize.hpp, but padding.
   template <class Unit>
   void initialize(std::size_t u, std::uint64_t seed) {
     const UnitLayout& unit = layout_->unit(u);

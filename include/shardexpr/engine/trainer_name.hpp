@@ -16,6 +16,10 @@ struct name_of_trainer<sharded<M, Strategy<Ps...>>> {
     return "Sharded<" + type_name<M>() + ((", " + type_name<Ps>()) + ... + ">");
   }
 };
+template <auto Broken, class M, class... Ps>
+struct name_of_trainer<Refused<Broken, M, Ps...>> {
+  static std::string get() { return {}; }
+};
 }  // namespace detail
 
 /// A trainer's type with every axis written out, as a program may write it:

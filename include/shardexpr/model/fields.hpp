@@ -31,7 +31,7 @@ inline constexpr std::size_t chars_in = std::is_empty_v<Aggregate> ? 0 : sizeof(
 
 /// Number of members of an aggregate template, told from its instance with char fields.
 template <class Unit>
-inline constexpr std::size_t parameter_count = chars_in<typename Unit::template Params<char>>;
+inline constexpr std::size_t member_count = chars_in<typename Unit::template Params<char>>;
 
 template <class Field, std::size_t N, class Aggregate>
 constexpr std::array<Field, N> to_array(const Aggregate& aggregate) {
@@ -58,7 +58,7 @@ static_assert(sizeof(AnyBuffer) == sizeof(BufferSpec<double>));
 /// The unit's parameters as it describes them, in order.
 template <class Unit>
 constexpr auto specs_of(const typename Unit::Config& config) {
-  return detail::to_array<Spec, detail::parameter_count<Unit>>(Unit::describe(config));
+  return detail::to_array<Spec, detail::member_count<Unit>>(Unit::describe(config));
 }
 
 }  // namespace shardexpr

@@ -2,11 +2,11 @@
 #pragma once
 #include <shardexpr/model/pass.hpp>
 #include <shardexpr/model/unit.hpp>
+#include <shardexpr/policy/rules.hpp>
 
 #include <array>
 #include <concepts>
 #include <cstddef>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -37,7 +37,7 @@ enum class ModelRule {
 #undef SHARDEXPR_RULE_NAME
 };
 
-inline constexpr auto model_rule_texts = std::to_array<std::array<std::string_view, 3>>({
+inline constexpr auto model_rule_texts = std::to_array<RuleText>({
 #define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {#code, what, advice},
     SHARDEXPR_MODEL_RULES(SHARDEXPR_RULE_TEXT)
 #undef SHARDEXPR_RULE_TEXT

@@ -42,7 +42,4 @@ class AdamWUpdate {
   float rate_ = 0, unbias2_ = 0;
 };
 
-template <>
-struct optimizer_update<AdamW> : std::type_identity<AdamWUpdate> {};
-
 }  // namespace shardexpr

@@ -23,7 +23,4 @@ class SgdUpdate {
   float rate_, decay_;
 };
 
-template <>
-struct optimizer_update<Sgd> : std::type_identity<SgdUpdate> {};
-
 }  // namespace shardexpr

@@ -6,22 +6,14 @@
 #include <array>
 #include <cstddef>
 #include <span>
-#include <type_traits>
 
 namespace shardexpr {
 
-/// How an optimizer policy updates one element. A user's policy nests it as `Update`; ours are
-/// specialized beside their formula. An update is made of the options and the step's number
-/// (counted from 1), and called for each element:
-///
-///   void operator()(float& p, float g, float* m) const;  // m[0] ... m[moments - 1]
-template <class Policy>
-struct optimizer_update : std::type_identity<typename Policy::Update> {};
-
-template <class Policy>
-using OptimizerUpdate = typename optimizer_update<Policy>::type;
-
 /// One pass over what a rank owns: reads p, g and the moments, writes p and the moments.
+///
+/// `update` is called for each element, in any order, on copies that the loop writes back:
+///
+///   void operator()(float& p, float g, float* m) const;  // m[0] ... m[M - 1]
 ///
 /// Shapes:  p, g, each moment (n,).
 /// Order:   enqueued on the context's stream.

@@ -111,7 +111,8 @@ constexpr PlanVisitor<Strategy, Model> count_step(const Layout<Model>& layout) {
 /// Errors:  throws ConfigError as `Layout` does.
 /// Cost:    linear in the number of units; touches no memory of the model.
 template <class Trainer>
-constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t world) {
+constexpr Plan plan(const typename Trainer::Model::Config& config,
+                    std::size_t world) requires(!requires { Trainer::is_refused; }) {
   using Model = typename Trainer::Model;
   using Strategy = typename Trainer::Strategy;
   using Sharding = typename Strategy::sharding;
@@ -147,5 +148,12 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
       plan.all_gather_sent_bytes + plan.reduce_scatter_sent_bytes + plan.all_reduce_sent_bytes;
   return plan;
 }
+
+/// Of a trainer that a rule refused: nothing, so that the rule's line is the only error.
+template <class Trainer>
+constexpr Plan plan(const typename Trainer::Model::Config&, std::size_t) requires requires {
+  Trainer::is_refused;
+}
+{ return {}; }
 
 }  // namespace shardexpr

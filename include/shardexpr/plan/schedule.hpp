@@ -19,7 +19,8 @@ namespace shardexpr {
 ///   backward:  gather; open gradients; compute i; release; reduce what no earlier unit adds to
 ///   update:    for each unit, update what this rank owns, publish what the others need of it
 ///
-/// The last unit's parameters stay gathered from its forward to its backward: they are adjacent.
+/// What the last unit computes with stays gathered from its forward to its backward: they are
+/// adjacent.
 template <class Strategy, class Model>
 class Schedule {
   using Sharding = typename Strategy::sharding;

@@ -4,13 +4,17 @@
 
 namespace shardexpr {
 
-/// An optimizer keeps `moments` buffers as long as the parameters and is given its rates at run
-/// time as `Options`. How it updates an element is an `Update` (optim/), either nested in the
-/// policy or, for ours, a specialization of `optimizer_update`.
+class AdamWUpdate;  // optim/adamw.hpp
+class SgdUpdate;    // optim/sgd.hpp
+
+/// An optimizer keeps `moments` buffers as long as the parameters, is given its rates at run time
+/// as `Options`, and updates an element by `Update`, which is made of the options and the number of
+/// the step (optim/update.hpp).
 template <class P>
-concept OptimizerPolicy = OnAxis<P, axis::Optimizer> && requires {
+concept OptimizerPolicy = OnAxis<P, axis::Optimizer> && requires(typename P::Options options) {
   { P::moments } -> std::convertible_to<std::size_t>;
-  typename P::Options;
+  { options.learning_rate } -> std::convertible_to<float>;
+  typename P::Update;
 };
 
 /// Adam with decoupled weight decay: two moments an element.
@@ -18,6 +22,7 @@ concept OptimizerPolicy = OnAxis<P, axis::Optimizer> && requires {
 struct AdamW {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 2;
+  using Update = AdamWUpdate;
   struct Options {
     float learning_rate = 1e-3f, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
   };
@@ -27,6 +32,7 @@ struct AdamW {
 struct Sgd {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 0;
+  using Update = SgdUpdate;
   struct Options {
     float learning_rate = 1e-2f, weight_decay = 0;
   };

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
+
 #include <array>
 #include <string_view>
+#include <type_traits>
 
 // Each rule lives here once: code, what breaks it, what is wrong, what to write instead. From this
 // come the static_asserts, `LegalStrategy`, the run-time list, and, checked by a test,
@@ -22,7 +25,10 @@
        "shard the optimizer too (ShardGradOp) or keep the gradients whole (NoShard)")              \
   RULE(SX102, S::sharding::parameters && !S::sharding::gradients,                                  \
        "sharded parameters with replicated gradients; each rank would reduce what it cannot keep", \
-       "shard the gradients too (FullShard) or keep the parameters whole (ShardOptimizer)")
+       "shard the gradients too (FullShard) or keep the parameters whole (ShardOptimizer)")        \
+  RULE(SX103, !all_fp32<typename S::precision>(),                                                  \
+       "the precision names a dtype other than fp32, the only one that is trained in",             \
+       "use FullPrecision")
 
 namespace shardexpr {
 
@@ -35,17 +41,22 @@ enum class Rule {
 
 /// A rule as text.
 struct RuleText {
-  Rule rule;
   std::string_view code, what, advice;
 };
 
 inline constexpr auto rule_texts = std::to_array<RuleText>({
-#define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {Rule::code, #code, what, advice},
+#define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {#code, what, advice},
     SHARDEXPR_GRAMMAR_RULES(SHARDEXPR_RULE_TEXT) SHARDEXPR_COMBINATION_RULES(SHARDEXPR_RULE_TEXT)
 #undef SHARDEXPR_RULE_TEXT
 });
 
 namespace detail {
+template <class P>
+consteval bool all_fp32() {
+  return std::is_same_v<typename P::storage, fp32> && std::is_same_v<typename P::compute, fp32> &&
+         std::is_same_v<typename P::reduce, fp32> && std::is_same_v<typename P::optimizer, fp32>;
+}
+
 template <class S>
 consteval Rule first_broken_combination() {
 #define SHARDEXPR_JUDGE(code, broken, what, advice) \

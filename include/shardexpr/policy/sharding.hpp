@@ -20,8 +20,8 @@ struct FullShard {
   static constexpr bool parameters = true, gradients = true, optimizer = true;
 };
 
-/// Every rank keeps all parameters, and 1/W of gradients and optimizer state. ZeRO-2; FSDP's
-/// SHARD_GRAD_OP.
+/// Every rank keeps all parameters, and 1/W of gradients and optimizer state. ZeRO-2. FSDP's
+/// SHARD_GRAD_OP sends the same and also splits the parameters between steps.
 struct ShardGradOp {
   using axis = axis::Sharding;
   static constexpr bool parameters = false, gradients = true, optimizer = true;
