@@ -51,6 +51,8 @@ struct Result {
 
 template <class Trainer>
 sx::Plan plan_for(const Options& o) {
+  if (std::is_same_v<typename Trainer::Strategy::communicator, sx::Solo> && o.ranks != 1)
+    throw BadInput("the strategy runs over Solo, one rank; give --ranks 1");
   // A plan counts in 64 bits, which an absurd job overflows; what blocks hand on alone is too much.
   const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);
@@ -60,13 +62,24 @@ sx::Plan plan_for(const Options& o) {
   return plan;
 }
 
-/// Trains over `o.ranks` threads; rank 0 writes the log and the progress.
+/// Runs `body(comm)` in each rank of the strategy's communicator.
+template <class Comm, class Body>
+void run_ranks(std::size_t ranks, Body body) {
+  if constexpr (std::is_same_v<Comm, sx::Solo>) {
+    Comm comm;
+    body(comm);
+  } else {
+    sx::launch(ranks, body);
+  }
+}
+
+/// Trains over `o.ranks` ranks; rank 0 writes the log and the progress.
 template <class Trainer>
 Result train(const Options& o, const Text& text, Log& log) {
   using Clock = std::chrono::steady_clock;
   const sx::GptConfig config = config_of(o);
   Result out;
-  sx::launch(o.ranks, [&](sx::Threads& comm) {
+  run_ranks<typename Trainer::Strategy::communicator>(o.ranks, [&](auto& comm) {
     sx::Cpu device;
     typename Trainer::Options options;
     options.optimizer.learning_rate = o.lr;

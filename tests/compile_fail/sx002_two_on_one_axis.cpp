@@ -24,6 +24,8 @@ int main() {
     Trainer::Options options;
     options.optimizer = {.learning_rate = 0.1f, .weight_decay = 0};
     options.seed = 3;
+    using Comm = Trainer::Strategy::communicator;
+    static_assert(sizeof(Comm*) > 0);
     Trainer trainer{device, comm, Trainer::Config{}, options};
     trainer.set_learning_rate(0.2f);
     trainer.summon([](auto&&...) {});

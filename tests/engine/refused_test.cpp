@@ -14,7 +14,8 @@ template <class T>
 concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device, sx::Threads* comm,
                                 toy::Batch batch) {
   typename T::Model::Config;
-  typename T::Strategy;
+  typename T::Strategy::sharding;
+  typename T::Strategy::communicator;
   T{device, *comm, typename T::Model::Config{}};
   T{device, *comm, typename T::Model::Config{}, options};
   options.optimizer.learning_rate = 0.1f;

@@ -64,6 +64,6 @@ function(refuses_to_compile value code)
   endif()
 endfunction()
 
-refuses_to_compile(" good = FullShard , Sgd " none)
+refuses_to_compile(" good = FullShard , Sgd ;alone=NoShard, Over<Solo>" none)
 refuses_to_compile("bad=FullShard, NoShard" SX002)
 refuses_to_compile("bad=int" SX001)

@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/comm/concepts.hpp>
+#include <shardexpr/core/loop.hpp>
 #include <shardexpr/device/cpu_copy.hpp>
 
 #include <algorithm>
@@ -17,18 +18,13 @@ inline constexpr std::size_t sum_block = 1024;
 /// and then one product: nothing that a compiler may contract.
 template <class Sum, class T, class... Row>
 void add_rows(std::size_t count, Sum scale, T* out, const Row*... rows) {
-#if defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#elif defined(__GNUC__)
-#pragma GCC ivdep
-#endif
-  for (std::size_t i = 0; i < count; ++i) {
+  for_independent(count, [&](std::size_t i) {
     const Sum sum = (... + static_cast<Sum>(rows[i]));
     if constexpr (std::is_integral_v<Sum>)
       out[i] = sum;
     else
       out[i] = static_cast<T>(sum * scale);  // a sum is scaled by 1: the same bits
-  }
+  });
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/core/exact_sum.hpp>
+#include <shardexpr/core/loop.hpp>
 #include <shardexpr/device/access.hpp>
 #include <shardexpr/device/account.hpp>
 #include <shardexpr/device/concepts.hpp>
@@ -102,17 +103,7 @@ class Cpu {
   /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet.
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor) {
-#if defined(__clang__)
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wpass-failed"  // a functor may call what does not vectorize
-#pragma clang loop vectorize(assume_safety)
-#elif defined(__GNUC__)
-#pragma GCC ivdep
-#endif
-    for (std::size_t i = 0; i < count; ++i) functor(i);
-#if defined(__clang__)
-#pragma clang diagnostic pop
-#endif
+    detail::for_independent(count, functor);
   }
 
   /// Copies `from` to `to`, equally long and disjoint.

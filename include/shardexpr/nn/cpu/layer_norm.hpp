@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/core/loop.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/layer.hpp>
@@ -49,12 +50,8 @@ void layer_norm_backward_row(const T* __restrict__ x, T mean, T rstd, const T* _
   if (residual == nullptr) {
     for (std::size_t c = 0; c < n; ++c) dx[c] = rstd * gradient(c);
   } else {
-#if defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#elif defined(__GNUC__)
-#pragma GCC ivdep
-#endif
-    for (std::size_t c = 0; c < n; ++c) dx[c] = multiply_add(rstd, gradient(c), residual[c]);
+    shardexpr::detail::for_independent(
+        n, [&](std::size_t c) { dx[c] = multiply_add(rstd, gradient(c), residual[c]); });
   }
 }
 
