@@ -78,6 +78,14 @@ struct Call {
   [[noreturn]] void refuse(const std::string& why) const { throw ConfigError(text() + ": " + why); }
 };
 
+/// A call on `count` elements of `T`.
+template <class T>
+Call call_of(Collective collective, std::size_t sequence, std::size_t count) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return {
+      .collective = collective, .sequence = sequence, .dtype = element_name<T>(), .count = count};
+}
+
 /// Refuses `whole` unless it holds one piece a rank.
 inline void check_pieces(const Call& call, std::size_t world, std::string_view name,
                          std::size_t whole, std::size_t piece) {

@@ -225,11 +225,7 @@ class Threads {
  private:
   template <class T>
   detail::Call call(detail::Collective collective, std::size_t count) {
-    static_assert(std::is_trivially_copyable_v<T>);
-    return {.collective = collective,
-            .sequence = ++sequence_,
-            .dtype = detail::element_name<T>(),
-            .count = count};
+    return detail::call_of<T>(collective, ++sequence_, count);
   }
   template <class T>
   static void copy(const T* from, T* to, std::size_t count) {

@@ -60,11 +60,12 @@ class sharded {
         options_{options},
         layout_{config, comm.size()},
         schedule_{layout_},
+        counts_{detail::count_step<S>(layout_)},
         state_{device, layout_, comm.rank()},
         workspace_{device, config_, layout_},
-        gathered_{device, comm, detail::count_step<S>(layout_).gathered.high_water()},
-        full_gradients_{device.template allocate<Gradient>(
-            detail::count_step<S>(layout_).gradients.high_water(), Purpose::full_gradients)},
+        gathered_{device, comm, counts_.gathered_elements},
+        full_gradients_{device.template allocate<Gradient>(counts_.gradients_elements,
+                                                           Purpose::full_gradients)},
         gathered_map_{layout_.unit_count()},
         gradients_map_{layout_.unit_count()},
         gathered_at_(layout_.unit_count()),
@@ -256,6 +257,7 @@ class sharded {
   Options options_;
   Layout<M> layout_;
   Schedule<S, M> schedule_;
+  detail::StepCounts counts_;  // how large the arenas below must be
   detail::State<S, M, DeviceType> state_;
   detail::Workspace<M, Compute, DeviceType> workspace_;
   detail::GatherStorage<S> gathered_;

@@ -90,15 +90,22 @@ class PlanVisitor {
   std::vector<std::size_t> gathered_at_, gradients_at_;
 };
 
+/// What one step needs and sends, on one rank.
+struct StepCounts {
+  std::size_t gathered_elements = 0, gradients_elements = 0;  // of the arenas
+  std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;  // sent
+};
+
 /// Walks one step and counts.
 template <class Strategy, class Model>
-constexpr PlanVisitor<Strategy, Model> count_step(const Layout<Model>& layout) {
+constexpr StepCounts count_step(const Layout<Model>& layout) {
   Schedule<Strategy, Model> schedule{layout};
   PlanVisitor<Strategy, Model> visitor{layout};
   schedule.forward(visitor);
   schedule.backward(visitor);
   schedule.update(visitor);
-  return visitor;
+  return {visitor.gathered.high_water(), visitor.gradients.high_water(), visitor.all_gather,
+          visitor.reduce_scatter, visitor.all_reduce};
 }
 
 }  // namespace detail
@@ -119,7 +126,7 @@ constexpr Plan plan(const typename Trainer::Model::Config& config,
   using Precision = typename Strategy::precision;
 
   const Layout<Model> layout{config, world};
-  const auto step = detail::count_step<Strategy>(layout);
+  const detail::StepCounts step = detail::count_step<Strategy>(layout);
   const auto held = [&](bool sharded) {
     return sharded ? layout.shard_elements() : layout.full_elements();
   };
@@ -131,9 +138,9 @@ constexpr Plan plan(const typename Trainer::Model::Config& config,
   plan.gradients_bytes = held(Sharding::gradients) * sizeof(typename Precision::reduce);
   plan.optimizer_bytes = held(Sharding::optimizer) * Strategy::optimizer::moments *
                          sizeof(typename Precision::optimizer);
-  plan.gathered_bytes = step.gathered.high_water() * sizeof(typename Precision::compute);
+  plan.gathered_bytes = step.gathered_elements * sizeof(typename Precision::compute);
   if (Strategy::communicator::gather_is_shared) plan.gathered_bytes /= world;
-  plan.full_gradients_bytes = step.gradients.high_water() * sizeof(typename Precision::reduce);
+  plan.full_gradients_bytes = step.gradients_elements * sizeof(typename Precision::reduce);
   plan.activations_bytes = activation_bytes<Model, typename Precision::compute>(config).total();
   plan.other_bytes = (1 + world) * sizeof(StepSummary);
 
@@ -141,9 +148,9 @@ constexpr Plan plan(const typename Trainer::Model::Config& config,
   plan.device_peak_bytes = plan.device_resident_bytes + plan.gathered_bytes +
                            plan.full_gradients_bytes + plan.activations_bytes + plan.other_bytes;
 
-  plan.all_gather_sent_bytes = step.all_gather + (world - 1) * sizeof(StepSummary);
-  plan.reduce_scatter_sent_bytes = step.reduce_scatter;
-  plan.all_reduce_sent_bytes = step.all_reduce;
+  plan.all_gather_sent_bytes = step.all_gather_bytes + (world - 1) * sizeof(StepSummary);
+  plan.reduce_scatter_sent_bytes = step.reduce_scatter_bytes;
+  plan.all_reduce_sent_bytes = step.all_reduce_bytes;
   plan.sent_bytes =
       plan.all_gather_sent_bytes + plan.reduce_scatter_sent_bytes + plan.all_reduce_sent_bytes;
   return plan;
