@@ -3,10 +3,13 @@
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/device/access.hpp>
 #include <shardexpr/device/account.hpp>
+#include <shardexpr/device/label.hpp>
 
 #include <concepts>
 #include <cstddef>
+#include <source_location>
 #include <span>
+#include <string_view>
 
 namespace shardexpr {
 
@@ -21,10 +24,20 @@ struct AnyWork {
 /// account, and enqueues on streams; an event orders one stream behind another.
 ///
 /// An operation names what it reads and writes and may start at any time after what was enqueued
-/// before it on its stream; the host learns that it is done from `synchronize`.
+/// before it on its stream; the host learns that it is done from `synchronize`. An event holds the
+/// last point that was recorded in it; to wait for one that never was is nothing.
+///
+/// `annotate`, `retire` and `note_live` tell a checking or tracing device what a stream is doing:
+/// whom the next operations serve, that a block's content is dead, how much of an arena is in use.
+/// Others do nothing there.
+///
+/// Errors:  what an operation throws is thrown by `synchronize` of its stream, and of every stream
+///          that waited for it; what was enqueued behind it does not run. `drain` waits without
+///          throwing, for destructors.
 template <class D>
 concept Device = requires(D& device, typename D::Stream& stream, typename D::Event& event,
                           std::span<const float> from, std::span<float> to, ExactSum* sum) {
+  requires std::constructible_from<typename D::Stream, D&, std::string_view>;
   {
     device.template allocate<float>(std::size_t{1}, Purpose::other).data()
     } -> std::same_as<float*>;
@@ -36,6 +49,10 @@ concept Device = requires(D& device, typename D::Stream& stream, typename D::Eve
   device.record(event, stream);
   device.wait(stream, event);
   device.synchronize(stream);
+  device.drain(stream);
+  device.annotate(stream, Label{});
+  device.retire(stream, to);
+  device.note_live(stream, Purpose::other, std::size_t{1});
   { device.account() } -> std::convertible_to<const MemoryAccount&>;
 };
 
@@ -46,13 +63,14 @@ struct Context {
   typename D::Stream& stream;
 
   template <std::size_t R, std::size_t W, class Work>
-  void run(const Reads<R>& reads, const Writes<W>& writes, Work&& work) const {
-    device.run(stream, reads, writes, static_cast<Work&&>(work));
+  void run(const Reads<R>& reads, const Writes<W>& writes, Work&& work,
+           std::source_location where = std::source_location::current()) const {
+    device.run(stream, reads, writes, static_cast<Work&&>(work), where);
   }
   template <std::size_t R, std::size_t W, class Functor>
-  void for_each(std::size_t count, const Reads<R>& reads, const Writes<W>& writes,
-                Functor functor) const {
-    device.for_each(stream, count, reads, writes, functor);
+  void for_each(std::size_t count, const Reads<R>& reads, const Writes<W>& writes, Functor functor,
+                std::source_location where = std::source_location::current()) const {
+    device.for_each(stream, count, reads, writes, functor, where);
   }
 };
 

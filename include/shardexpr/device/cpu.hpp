@@ -13,7 +13,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <source_location>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -28,7 +30,11 @@ namespace shardexpr {
 class Cpu {
  public:
   /// An in-order queue of work. Operations run inside `run`, so whatever was enqueued is complete.
-  class Stream {};
+  class Stream {
+   public:
+    Stream() = default;
+    Stream(Cpu&, std::string_view /*name*/) {}
+  };
 
   /// A point in a stream that others wait for. Work is complete when it is recorded.
   class Event {};
@@ -92,61 +98,80 @@ class Cpu {
 
   /// Enqueues `work()`, which touches what is named and nothing else.
   template <std::size_t R, std::size_t W, class Work>
-  void run(Stream&, const Reads<R>&, const Writes<W>&, Work&& work) {
+  void run(Stream&, const Reads<R>&, const Writes<W>&, Work&& work,
+           std::source_location = std::source_location::current()) {
     std::forward<Work>(work)();
   }
 
   void record(Event&, Stream&) {}
   void wait(Stream&, const Event&) {}
   void synchronize(Stream&) {}
+  void drain(Stream&) noexcept {}
+
+  // For devices that check or trace.
+  void annotate(Stream&, const Label&) {}
+  template <class T>
+  void retire(Stream&, std::span<T>) {}
+  void note_live(Stream&, Purpose, std::size_t /*size_bytes*/) {}
 
   /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet.
   template <std::size_t R, std::size_t W, class Functor>
-  void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor) {
+  void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor,
+                std::source_location = std::source_location::current()) {
     detail::for_independent(count, functor);
   }
 
   /// Copies `from` to `to`, equally long and disjoint.
   template <class T>
-  void copy(Stream& stream, std::span<const T> from, std::span<T> to) {
-    run(stream, reads(from), writes(to),
-        [=] { detail::copy_bytes(to.data(), from.data(), from.size_bytes()); });
+  void copy(Stream& stream, std::span<const T> from, std::span<T> to,
+            std::source_location where = std::source_location::current()) {
+    run(
+        stream, reads(from), writes(to),
+        [=] { detail::copy_bytes(to.data(), from.data(), from.size_bytes()); }, where);
   }
 
   template <class T>
-  void fill_zero(Stream& stream, std::span<T> to) {
-    run(stream, reads(), writes(to), [=] {
-      if (!to.empty()) std::memset(static_cast<void*>(to.data()), 0, to.size_bytes());
-    });
+  void fill_zero(Stream& stream, std::span<T> to,
+                 std::source_location where = std::source_location::current()) {
+    run(
+        stream, reads(), writes(to),
+        [=] {
+          if (!to.empty()) std::memset(static_cast<void*>(to.data()), 0, to.size_bytes());
+        },
+        where);
   }
 
   /// Adds the squares of `values` to `*sum`: 64 at a time in one fixed order, the blocks exactly.
   /// The result is the same bits however the blocks are split over ranks.
   template <class T>
-  void sum_squares(Stream& stream, std::span<const T> values, ExactSum* sum) {
-    run(stream, reads(values), writes(std::span{sum, 1}), [=] {
-      constexpr std::size_t lanes = 16;
-      for (std::size_t at = 0; at < values.size(); at += block_elements) {
-        const std::size_t end = std::min(values.size() - at, block_elements);
-        double lane[lanes] = {};
-        if (end == block_elements) {
-          for (std::size_t i = 0; i < block_elements; i += lanes)
-            for (std::size_t j = 0; j < lanes; ++j) {
-              const double x = static_cast<double>(values[at + i + j]);
-              lane[j] += x * x;  // exact product: contraction cannot change it
+  void sum_squares(Stream& stream, std::span<const T> values, ExactSum* sum,
+                   std::source_location where = std::source_location::current()) {
+    run(
+        stream, reads(values), writes(std::span{sum, 1}),
+        [=] {
+          constexpr std::size_t lanes = 16;
+          for (std::size_t at = 0; at < values.size(); at += block_elements) {
+            const std::size_t end = std::min(values.size() - at, block_elements);
+            double lane[lanes] = {};
+            if (end == block_elements) {
+              for (std::size_t i = 0; i < block_elements; i += lanes)
+                for (std::size_t j = 0; j < lanes; ++j) {
+                  const double x = static_cast<double>(values[at + i + j]);
+                  lane[j] += x * x;  // exact product: contraction cannot change it
+                }
+            } else {
+              for (std::size_t i = 0; i < end; ++i) {
+                const double x = static_cast<double>(values[at + i]);
+                lane[i % lanes] += x * x;
+              }
             }
-        } else {
-          for (std::size_t i = 0; i < end; ++i) {
-            const double x = static_cast<double>(values[at + i]);
-            lane[i % lanes] += x * x;
+            for (std::size_t width = lanes / 2; width > 0; width /= 2)
+              for (std::size_t j = 0; j < width; ++j) lane[j] += lane[j + width];
+            sum->add(lane[0]);
           }
-        }
-        for (std::size_t width = lanes / 2; width > 0; width /= 2)
-          for (std::size_t j = 0; j < width; ++j) lane[j] += lane[j + width];
-        sum->add(lane[0]);
-      }
-      sum->normalize();
-    });
+          sum->normalize();
+        },
+        where);
   }
 
   const MemoryAccount& account() const { return account_; }
