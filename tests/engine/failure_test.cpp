@@ -75,13 +75,14 @@ TEST_CASE("a step calls the collectives that its sharding needs, and no others")
     for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
     return all;
   };
-  // Five units; the last stands beside the first (its tie) from forward to backward.
-  const auto full = join({times(6, "gather"),
-                          times(1, "reduce_scatter"),  // decoder
-                          {"gather", "reduce_scatter", "gather", "reduce_scatter", "gather",
-                           "reduce_scatter"},            // mixers
-                          {"gather", "reduce_scatter"},  // encoder
-                          {"all_gather"}});              // loss and norm
+  // Five units; the last stands beside the first (its tie) from forward to backward, where each
+  // is gathered while the one after it is computed.
+  const auto full = join({times(7, "gather"),
+                          {"reduce_scatter", "gather"},  // decoder; mixer 2
+                          {"reduce_scatter", "gather"},
+                          {"reduce_scatter", "gather"},
+                          times(2, "reduce_scatter"),  // mixer 1, encoder
+                          {"all_gather"}});            // loss and norm
   CHECK(calls(sx::FullShard{}) == join({{"gather_buffer"}, full, full}));
   const auto scattered = join({times(5, "reduce_scatter"), {"all_gather"}, times(5, "all_gather")});
   CHECK(calls(sx::ShardGradOp{}) == join({scattered, scattered}));

@@ -23,6 +23,7 @@ void check_plan(const sx::Plan& plan, const sx::MemoryAccount& account, const sx
   CHECK(account.live_bytes(Purpose::gradients) == plan.gradients_bytes);
   CHECK(account.live_bytes(Purpose::optimizer) == plan.optimizer_bytes);
   CHECK(account.live_bytes(Purpose::gathered) == plan.gathered_bytes);
+  CHECK(account.live_bytes(Purpose::resharded) == plan.resharded_bytes);
   CHECK(account.live_bytes(Purpose::full_gradients) == plan.full_gradients_bytes);
   CHECK(account.live_bytes(Purpose::activations) == plan.activations_bytes);
   CHECK(account.live_bytes(Purpose::other) == plan.other_bytes);
@@ -38,8 +39,9 @@ void check_plan(const sx::Plan& plan, const sx::MemoryAccount& account, const sx
 
 template <class Trainer>
 Outcome run(std::size_t world, std::size_t steps, const toy::Config& config) {
-  return train_toy<Trainer>(world, steps, config, [&](auto& comm, auto& device, auto&) {
-    check_plan<Trainer>(sx::plan<Trainer>(config, world), device.account(), comm.traffic(), steps);
+  return train_toy<Trainer>(world, steps, config, [&](auto&, auto& device, auto& trainer) {
+    check_plan<Trainer>(sx::plan<Trainer>(config, world), device.account(), trainer.traffic(),
+                        steps);
   });
 }
 

@@ -22,21 +22,19 @@ static_assert(sx::Layout<toy::Autoencoder>{config, 2}.parameter_count() ==
 TEST_CASE("parameters begin and parts are cut at multiples of 64 elements") {
   for (std::size_t world : {1, 2, 3, 4, 7, 64}) {
     const sx::Layout<toy::Autoencoder> layout{config, world};
-    std::size_t shards = 0, full = 0;
-    for (const sx::UnitLayout& unit : layout.units()) {
-      CHECK(unit.part % 64 == 0);
-      CHECK(unit.padded == world * unit.part);
-      CHECK(unit.padded >= unit.used);
-      CHECK(unit.padded - unit.used < 64 * (world + unit.parameters.size()));
-      CHECK(unit.shard_offset == shards);
-      CHECK(unit.full_offset == full);
-      shards += unit.part;
-      full += unit.padded;
+    std::size_t used = 0;
+    for (std::size_t f = 0; f < layout.flat_count(); ++f) {
+      const sx::FlatLayout& flat = layout.flat(f);
+      CHECK(flat.part % 64 == 0);
+      CHECK(flat.padded == world * flat.part);
+      CHECK(flat.padded >= flat.used);
+      CHECK(flat.padded - flat.used < 64 * (world + 2));  // two parameters a unit
+      used += flat.used;
+    }
+    CHECK(used == layout.parameter_count());
+    for (const sx::UnitLayout& unit : layout.units())
       for (const sx::ParameterLayout& parameter : unit.parameters)
         CHECK(parameter.offset % 64 == 0);
-    }
-    CHECK(layout.shard_elements() == shards);
-    CHECK(layout.full_elements() == full);
   }
 }
 
@@ -52,14 +50,89 @@ TEST_CASE("a tied parameter lies with its owner and takes no space") {
   const sx::UnitLayout& decoder = layout.unit(4);
   REQUIRE(decoder.parameters.size() == 2);
   CHECK(decoder.parameters[1].is_tied);
-  CHECK(decoder.parameters[1].unit == 0);
+  CHECK(decoder.parameters[1].flat == layout.unit(0).parameters[0].flat);
   CHECK(decoder.parameters[1].offset == layout.unit(0).parameters[0].offset);
   CHECK(decoder.parameters[1].spec.shape == sx::shape(5, 7));
   CHECK(decoder.used == 5);
   CHECK(decoder.touches == std::vector<std::size_t>{4, 0});
-  CHECK(layout.unit(0).first_toucher == 0);
-  CHECK(decoder.first_toucher == 4);
+  CHECK(decoder.trains == std::vector<std::size_t>{4, 0});
+  CHECK(layout.group(0).last_trained == 0);
+  CHECK(layout.group(4).last_trained == 4);
   CHECK(layout.unit(2).touches == std::vector<std::size_t>{2});
+  CHECK(layout.first_trained_unit() == 0);
+}
+
+// No two parameters of a group share an element, gathered or in its gradients.
+template <class Model>
+void check_disjoint(const sx::Layout<Model>& layout) {
+  std::vector<std::vector<char>> gathered(layout.group_count()), gradients(layout.group_count());
+  for (std::size_t g = 0; g < layout.group_count(); ++g) {
+    gathered[g].resize(layout.group(g).gathered);
+    gradients[g].resize(layout.group(g).gradients);
+  }
+  const auto take = [](std::vector<char>& memory, std::size_t begin, std::size_t count) {
+    REQUIRE(begin + count <= memory.size());
+    for (std::size_t i = begin; i < begin + count; ++i) {
+      CHECK(memory[i] == 0);
+      memory[i] = 1;
+    }
+  };
+  for (const sx::UnitLayout& unit : layout.units())
+    for (const sx::ParameterLayout& parameter : unit.parameters) {
+      if (parameter.is_tied) continue;
+      const sx::FlatLayout& flat = layout.flat(parameter.flat);
+      const std::size_t count = parameter.spec.shape.count();
+      CHECK(flat.is_trainable != parameter.spec.is_frozen);
+      if (!flat.is_persistent)
+        take(gathered[flat.group], flat.gathered_offset + parameter.offset, count);
+      if (flat.is_trainable)
+        take(gradients[flat.group], flat.gradient_offset + parameter.offset, count);
+    }
+}
+
+TEST_CASE("units are joined into groups as a wrap asks") {
+  using Layout = sx::Layout<toy::Autoencoder>;  // 42, 56, 56, 56, 5 elements
+  const auto groups = [](const Layout& layout) {
+    std::vector<std::size_t> of_unit;
+    for (const sx::UnitLayout& unit : layout.units()) of_unit.push_back(unit.group);
+    check_disjoint(layout);
+    return of_unit;
+  };
+  using Groups = std::vector<std::size_t>;
+  CHECK(groups(Layout{config, 3}) == Groups{0, 1, 2, 3, 4});
+  // Encoder and decoder are the root, each mixer is its own.
+  const Layout named{config, 3, {.in_root = {true, false, true}}};
+  CHECK(groups(named) == Groups{0, 1, 2, 3, 0});
+  CHECK(named.group(0).is_root);
+  CHECK_FALSE(named.group(1).is_root);
+  CHECK(named.group(0).gathered_used == 47);
+  CHECK(named.group(0).last_trained == 0);
+  CHECK(named.unit(4).touches == Groups{0});
+  const Layout whole{config, 3, {.in_root = {true, true, true}}};
+  CHECK(groups(whole) == Groups{0, 0, 0, 0, 0});
+  CHECK(whole.group(0).gathered_used == 215);
+  // By size; what is left joins the group before it.
+  CHECK(groups(Layout{config, 3, {.least = 42}}) == Groups{0, 1, 2, 3, 3});
+  CHECK(groups(Layout{config, 3, {.least = 43}}) == Groups{0, 0, 1, 2, 2});
+  CHECK(groups(Layout{config, 3, {.least = 98}}) == Groups{0, 0, 1, 1, 1});
+  CHECK_THROWS_AS((Layout{config, 3, {.least = 100}}), sx::ConfigError);
+  CHECK_THROWS_WITH_AS((Layout{config, 3, {.least = 200}}),
+                       "wrapping by at least 200 elements makes one group of the whole model, "
+                       "which has 215: use WrapWhole or a smaller number",
+                       sx::ConfigError);
+}
+
+TEST_CASE("small parameters are laid out apart, to persist") {
+  const sx::Layout<toy::Autoencoder> layout{config, 2, {.persist_below = 8}};
+  check_disjoint(layout);
+  // The biases, of 7 and 5 elements, persist; the decoder has nothing else.
+  CHECK(layout.group(0).flat_count == 2);
+  CHECK(layout.group(0).gathered_used == 35);
+  CHECK(layout.group(0).gradients == 256);
+  CHECK(layout.group(4).flat_count == 1);
+  CHECK(layout.group(4).gathered == 0);
+  CHECK(layout.flat(layout.unit(1).parameters[1].flat).is_persistent);
+  CHECK_FALSE(layout.flat(layout.unit(1).parameters[0].flat).is_persistent);
 }
 
 TEST_CASE("names carry the unit's prefix and its place") {

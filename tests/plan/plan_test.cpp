@@ -26,19 +26,20 @@ static_assert(sx::plan<Trainer<sx::NoShard>>(config, 4).device_peak_bytes > 16_K
 
 // By hand, W = 2. Units: encoder 64 + 64 elements (35 and 7, each on a block boundary), mixers
 // 64 + 64, decoder 64. Parts: 64, 64, 64, 64, 64; padded: 128 each.
-static_assert(sx::Layout<toy::Autoencoder>{config, 2}.shard_elements() == 5 * 64);
-static_assert(sx::Layout<toy::Autoencoder>{config, 2}.full_elements() == 5 * 128);
+static_assert(sx::Layout<toy::Autoencoder>{config, 2}.flat(0).part == 64);
+static_assert(sx::Layout<toy::Autoencoder>{config, 2}.group(4).gathered == 128);
 
 constexpr std::size_t summary = sizeof(sx::StepSummary);
 
-TEST_CASE("the plan of FullShard, by hand") {
-  constexpr sx::Plan plan = sx::plan<Trainer<sx::FullShard>>(config, 2);
+TEST_CASE("the plan of FullShard without prefetch, by hand") {
+  constexpr sx::Plan plan = sx::plan<Trainer<sx::FullShard, sx::BackwardNone>>(config, 2);
   CHECK(plan.parameter_count == 42 + 3 * 56 + 5);
   CHECK(plan.parameters_bytes == 5 * 64 * 4);
   CHECK(plan.gradients_bytes == 5 * 64 * 4);
   CHECK(plan.optimizer_bytes == 2 * 5 * 64 * 4);
   // Encoder and decoder are live together (the tie): two units, one buffer for both ranks.
   CHECK(plan.gathered_bytes == 2 * 128 * 4 / 2);
+  CHECK(plan.peak_live_elements == 56);  // a mixer has more than encoder and decoder together
   // The encoder's gradients stay open from the decoder's backward to its own: two at a time.
   CHECK(plan.full_gradients_bytes == 2 * 128 * 4);
   CHECK(plan.device_resident_bytes == 4 * 5 * 64 * 4);
@@ -49,12 +50,25 @@ TEST_CASE("the plan of FullShard, by hand") {
   CHECK(plan.sent_bytes == 15 * 64 * 4 + summary);
 }
 
+TEST_CASE("the plan of FullShard, which gathers one unit ahead in backward") {
+  constexpr sx::Plan none = sx::plan<Trainer<sx::FullShard, sx::BackwardNone>>(config, 2);
+  constexpr sx::Plan plan = sx::plan<Trainer<sx::FullShard>>(config, 2);
+  // In the decoder's backward the last mixer is there too; and while its gradients are reduced, the
+  // mixer's are computed.
+  CHECK(plan.gathered_bytes == 3 * 128 * 4 / 2);
+  CHECK(plan.peak_live_elements == 56 + 56);  // two mixers
+  CHECK(plan.full_gradients_bytes == 3 * 128 * 4);
+  CHECK(plan.device_resident_bytes == none.device_resident_bytes);
+  CHECK(plan.sent_bytes == none.sent_bytes);
+}
+
 TEST_CASE("the plan of NoShard, by hand") {
   constexpr sx::Plan plan = sx::plan<Trainer<sx::NoShard, sx::Sgd>>(config, 2);
   CHECK(plan.parameters_bytes == 5 * 128 * 4);
   CHECK(plan.gradients_bytes == 5 * 128 * 4);
   CHECK(plan.optimizer_bytes == 0);
   CHECK(plan.gathered_bytes == 0);
+  CHECK(plan.resharded_bytes == 0);
   CHECK(plan.full_gradients_bytes == 0);
   CHECK(plan.all_gather_sent_bytes == summary);
   CHECK(plan.all_reduce_sent_bytes == 2 * 5 * 64 * 4);
@@ -100,76 +114,6 @@ TEST_CASE("an arena gives the lowest free place and remembers its height") {
   map.release(0, 10);
   CHECK_FALSE(map.empty());
   CHECK(map.allocate(0) == 0);
-}
-
-// The order of a step, as the schedule gives it: what the engine executes and the plan counts.
-struct Recorder {
-  std::vector<std::string> log;
-  void note(const char* what, std::size_t u) { log.push_back(what + std::to_string(u)); }
-  void gather(std::size_t u) { note("gather ", u); }
-  void release(std::size_t u) { note("release ", u); }
-  void open_gradients(std::size_t u) { note("open ", u); }
-  void reduce(std::size_t u) { note("reduce ", u); }
-  void update(std::size_t u) { note("update ", u); }
-  void publish(std::size_t u) { note("publish ", u); }
-  template <std::size_t S>
-  void forward(std::size_t u) {
-    note("forward ", u);
-  }
-  template <std::size_t S>
-  void backward(std::size_t u) {
-    note("backward ", u);
-  }
-};
-
-template <class Sharding>
-std::vector<std::string> recorded() {
-  toy::Config small = config;
-  small.depth = 1;  // units: 0 encoder, 1 mixer, 2 decoder (with 0)
-  const sx::Layout<toy::Autoencoder> layout{small, 2};
-  sx::Schedule<sx::StrategyOf<Sharding>, toy::Autoencoder> schedule{layout};
-  Recorder recorder;
-  schedule.forward(recorder);
-  schedule.backward(recorder);
-  schedule.update(recorder);
-  const std::vector<std::string> first = recorder.log;
-  recorder.log.clear();
-  schedule.forward(recorder);
-  schedule.backward(recorder);
-  schedule.update(recorder);
-  CHECK(recorder.log == first);  // a step leaves nothing behind
-  return first;
-}
-
-TEST_CASE("the schedule of FullShard") {
-  CHECK(recorded<sx::FullShard>() ==
-        std::vector<std::string>{
-            "gather 0",  "forward 0",  "release 0",   //
-            "gather 1",  "forward 1",  "release 1",   //
-            "gather 2",  "gather 0",   "forward 2",   // stay: backward is next
-            "open 2",    "open 0",     "backward 2",  //
-            "release 2", "release 0",  "reduce 2",    // 0 waits for its own backward
-            "gather 1",  "open 1",     "backward 1", "release 1", "reduce 1",  //
-            "gather 0",  "backward 0", "release 0",  "reduce 0",               //
-            "update 0",  "update 1",   "update 2"});
-}
-TEST_CASE("the schedule of ShardGradOp and ShardOptimizer") {
-  const std::vector<std::string> want{"forward 0",  "forward 1",  "forward 2",               //
-                                      "open 2",     "open 0",     "backward 2", "reduce 2",  //
-                                      "open 1",     "backward 1", "reduce 1",                //
-                                      "backward 0", "reduce 0",                              //
-                                      "update 0",   "publish 0",  "update 1",   "publish 1",
-                                      "update 2",   "publish 2"};
-  CHECK(recorded<sx::ShardGradOp>() == want);
-  CHECK(recorded<sx::ShardOptimizer>() == want);
-}
-TEST_CASE("the schedule of NoShard") {
-  CHECK(recorded<sx::NoShard>() ==
-        std::vector<std::string>{"forward 0", "forward 1", "forward 2",         //
-                                 "open 2", "open 0", "backward 2", "reduce 2",  //
-                                 "open 1", "backward 1", "reduce 1",            //
-                                 "backward 0", "reduce 0",                      //
-                                 "update 0", "update 1", "update 2"});
 }
 
 }  // namespace

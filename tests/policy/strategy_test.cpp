@@ -14,8 +14,17 @@ namespace sx = shardexpr;
 static_assert(
     std::is_same_v<sx::StrategyOf<sx::NoShard, sx::Sgd>, sx::StrategyOf<sx::Sgd, sx::NoShard>>);
 static_assert(
-    std::is_same_v<sx::StrategyOf<>, sx::Strategy<sx::FullShard, sx::AdamW, sx::FullPrecision,
-                                                  sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
+    std::is_same_v<sx::StrategyOf<>,
+                   sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::BackwardPre, sx::ForwardNone,
+                                sx::PersistNone, sx::LiveUnlimited, sx::PrefetchUnlimited,
+                                sx::ReuseAdjacent, sx::GathersUnlimited, sx::WrapEach<>,
+                                sx::ReduceEveryMicroBatch, sx::RecomputeNone, sx::AdamW,
+                                sx::FullPrecision, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
+// A default may depend on the others.
+static_assert(std::is_same_v<sx::StrategyOf<sx::NoShard>::backward_prefetch, sx::BackwardNone>);
+static_assert(std::is_same_v<sx::StrategyOf<sx::WrapWhole>::backward_prefetch, sx::BackwardNone>);
+static_assert(std::is_same_v<sx::StrategyOf<sx::PrefetchBucket<9>>::forward_prefetch,
+                             sx::ForwardPrefetch<sx::unlimited>>);
 static_assert(std::is_same_v<sx::StrategyOf<sx::Over<sx::Solo>>::communicator, sx::Solo>);
 static_assert(std::is_same_v<sx::StrategyOf<sx::ShardGradOp>::sharding, sx::ShardGradOp>);
 
@@ -50,6 +59,11 @@ struct NoUpdate {
     float learning_rate = 0;
   };
 };
+struct GroupOfNothing {
+  using axis = sx::axis::Sharding;
+  static constexpr bool parameters = false, gradients = false, optimizer = false;
+  static constexpr std::size_t group = 2;
+};
 struct Elsewhere {
   using axis = int;
 };
@@ -76,6 +90,42 @@ static_assert(sx::detail::first_broken<GradientsAlone>() == sx::Rule::SX101);
 static_assert(sx::detail::first_broken<ParametersNotGradients>() == sx::Rule::SX102);
 static_assert(sx::detail::first_broken<InDouble>() == sx::Rule::SX103);
 static_assert(sx::detail::first_broken<NoUpdate>() == sx::Rule::SX003);
+struct A;
+struct B;
+template <sx::Rule Rule, class... Ps>
+inline constexpr bool breaks = sx::detail::first_broken<Ps...>() == Rule;
+static_assert(breaks<sx::Rule::SX104, sx::PrefetchBucket<0>>);
+static_assert(breaks<sx::Rule::SX104, sx::ForwardPrefetch<0>>);
+static_assert(breaks<sx::Rule::SX104, sx::HybridShard<0>>);
+static_assert(breaks<sx::Rule::SX104, sx::ReshardTo<0>>);
+static_assert(breaks<sx::Rule::SX105, sx::HybridShard<1>>);
+static_assert(breaks<sx::Rule::SX105, sx::HybridShardGradOp<1>>);
+static_assert(breaks<sx::Rule::SX106, GroupOfNothing>);
+static_assert(breaks<sx::Rule::SX107, sx::ReshardTo<1>>);
+static_assert(breaks<sx::Rule::SX108, sx::ReshardTo<2>, sx::WrapWhole>);
+static_assert(breaks<sx::Rule::SX108, sx::ReshardTo<2>, sx::ShardGradOp>);
+static_assert(breaks<sx::Rule::SX109, sx::ReshardTo<4>, sx::HybridShard<4>>);
+static_assert(breaks<sx::Rule::SX109, sx::ReshardTo<3>, sx::HybridShard<4>>);
+static_assert(breaks<sx::Rule::SX110, sx::BackwardPre, sx::NoShard>);
+static_assert(breaks<sx::Rule::SX110, sx::BackwardPost, sx::HybridShardGradOp<2>>);
+static_assert(breaks<sx::Rule::SX111, sx::ForwardPrefetch<1>, sx::ShardGradOp>);
+static_assert(breaks<sx::Rule::SX111, sx::ForwardPrefetch<1>, sx::WrapWhole>);
+static_assert(breaks<sx::Rule::SX112, sx::PersistBelow<8>, sx::ShardOptimizer>);
+static_assert(breaks<sx::Rule::SX113, sx::MaxLive<8>, sx::NoShard>);
+static_assert(breaks<sx::Rule::SX113, sx::ReuseWithin<8>, sx::WrapWhole>);
+static_assert(breaks<sx::Rule::SX113, sx::LimitGathers<2>, sx::ShardGradOp>);
+static_assert(breaks<sx::Rule::SX114, sx::PrefetchBucket<8>, sx::BackwardNone, sx::ForwardNone>);
+static_assert(breaks<sx::Rule::SX114, sx::MaxLive<8>, sx::BackwardNone>);
+static_assert(breaks<sx::Rule::SX115, sx::LimitGathers<1>>);
+static_assert(breaks<sx::Rule::SX115, sx::LimitGathers<1>, sx::BackwardNone, sx::ReuseWithin<9>>);
+static_assert(breaks<sx::Rule::SX116, sx::WrapEach<A, A>>);
+static_assert(breaks<sx::Rule::SX117, sx::Recompute<A, B, A>>);
+
+static_assert(sx::LegalStrategy<sx::HybridShard<4>, sx::ReshardTo<2>>);
+static_assert(sx::LegalStrategy<sx::PrefetchBucket<8>, sx::BackwardNone>);
+static_assert(sx::LegalStrategy<sx::LimitGathers<1>, sx::BackwardNone>);
+static_assert(sx::LegalStrategy<sx::PersistBelow<8>, sx::WrapWhole>);
+static_assert(sx::LegalStrategy<sx::NoShard, sx::WrapWhole, sx::Recompute<>, sx::ReduceAtEnd>);
 
 TEST_CASE("a type is printed as its user writes it") {
   CHECK(sx::type_name<sx::FullShard>() == "FullShard");
@@ -93,5 +143,5 @@ TEST_CASE("every rule has a code of its own, a reason and an advice") {
     CHECK(rule.what.size() > 20);
     CHECK(rule.advice.size() > 10);
   }
-  CHECK(codes.size() == 6);
+  CHECK(codes.size() == 20);
 }

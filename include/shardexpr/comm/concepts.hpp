@@ -26,6 +26,12 @@ struct Traffic {
            all_to_all_bytes;
   }
   friend constexpr bool operator==(const Traffic&, const Traffic&) = default;
+  friend constexpr Traffic operator+(const Traffic& a, const Traffic& b) {
+    return {a.all_gather_bytes + b.all_gather_bytes,
+            a.reduce_scatter_bytes + b.reduce_scatter_bytes,
+            a.all_reduce_bytes + b.all_reduce_bytes, a.broadcast_bytes + b.broadcast_bytes,
+            a.all_to_all_bytes + b.all_to_all_bytes};
+  }
   /// What was sent between two readings.
   friend constexpr Traffic operator-(const Traffic& a, const Traffic& b) {
     return {a.all_gather_bytes - b.all_gather_bytes,

@@ -12,13 +12,15 @@ enum class Purpose : std::size_t {
   gradients,       ///< what a rank keeps of the reduced gradients
   optimizer,       ///< moments
   gathered,        ///< full parameters of units while they are gathered
+  resharded,       ///< what ReshardTo keeps of units between forward and backward
   full_gradients,  ///< full gradients of units until they are reduced
   activations,     ///< what flows between units, what they save, and their scratch
   other,
 };
-inline constexpr std::size_t purpose_count = 7;
+inline constexpr std::size_t purpose_count = 8;
 inline constexpr std::array<std::string_view, purpose_count> purpose_names{
-    "parameters", "gradients", "optimizer", "gathered", "full_gradients", "activations", "other"};
+    "parameters", "gradients",      "optimizer",   "gathered",
+    "resharded",  "full_gradients", "activations", "other"};
 
 /// Bytes that one rank holds on one place, by purpose, and the most it ever held.
 /// Units: bytes as asked for, without the allocator's own rounding.

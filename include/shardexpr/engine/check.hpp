@@ -4,21 +4,31 @@
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/engine/refused.hpp>
 #include <shardexpr/model/rules.hpp>
+#include <shardexpr/plan/schedule.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
 #include <array>
 #include <type_traits>
 
 // Rules on what a strategy runs on: code, what breaks it, what is wrong, what to write instead.
-#define SHARDEXPR_BACKEND_RULES(RULE)                                                            \
-  RULE(SX301, (!Device<typename S::device>), "the device is unknown here or lacks an operation", \
-       "include its header (shardexpr/device/...) or complete it to the Device concept")         \
-  RULE(SX302, (!Communicator<typename S::communicator, typename S::device>),                     \
-       "the communicator is unknown here or lacks a collective",                                 \
-       "include its header (shardexpr/comm/...) or complete it to the Communicator concept")     \
-  RULE(SX303, (!ComputesWith<M, S>),                                                             \
-       "a unit has no forward or backward for this device and dtype",                            \
-       "give it forward(Forward<Unit, D, T>) and backward(Backward<Unit, D, T, G>), void, static")
+#define SHARDEXPR_BACKEND_RULES(RULE)                                                              \
+  RULE(SX301, (!Device<typename S::device>), "the device is unknown here or lacks an operation",   \
+       "include its header (shardexpr/device/...) or complete it to the Device concept")           \
+  RULE(SX302, (!Communicator<typename S::communicator, typename S::device>),                       \
+       "the communicator is unknown here or lacks a collective",                                   \
+       "include its header (shardexpr/comm/...) or complete it to the Communicator concept")       \
+  RULE(SX303, (!ComputesWith<M, S>),                                                               \
+       "a unit has no forward or backward for this device and dtype",                              \
+       "give it forward(Forward<Unit, D, T>) and backward(Backward<Unit, D, T, G>), void, static") \
+  RULE(SX304, (!holds_all<M>(typename units_named<typename S::wrap>::type{})),                     \
+       "the wrap policy names a unit that the model does not hold",                                \
+       "name units that stand in the model's Units")                                               \
+  RULE(SX305, (!holds_all<M>(typename units_named<typename S::recompute>::type{})),                \
+       "the recompute policy names a unit that the model does not hold",                           \
+       "name units that stand in the model's Units")                                               \
+  RULE(SX306, (!recompute_saves<M, S>()),                                                          \
+       "the recompute policy rebuilds a unit that saves nothing",                                  \
+       "name only units with a Saved, or leave Recompute out")
 
 namespace shardexpr {
 
@@ -58,6 +68,34 @@ consteval bool every_unit_computes() {
 }
 template <class M, class S>
 concept ComputesWith = every_unit_computes<M, S>();
+
+template <class M, class... Unit>
+consteval bool holds_all(list<Unit...>) {
+  return []<std::size_t... I>(std::index_sequence<I...>) {
+    return ([]<class U>(std::type_identity<U>) {
+      return is_one_of<U, typename M::Units::template Unit<I>...>;
+    }(std::type_identity<Unit>{}) &&
+            ...);
+  }
+  (std::make_index_sequence<M::Units::stage_count>{});
+}
+
+// Each unit that is named saves something; if none is named, some unit of the model does.
+template <class... Unit>
+consteval bool all_save(list<Unit...>) {
+  return (saves_something<Unit> && ...);
+}
+template <class M, class S>
+consteval bool recompute_saves() {
+  using Named = typename units_named<typename S::recompute>::type;
+  return []<std::size_t... I>(std::index_sequence<I...>) {
+    if constexpr ((S::recompute::template rebuilds<typename M::Units::template Unit<I>> || ...))
+      return all_save(Named{}) && (rebuilds<S, typename M::Units::template Unit<I>> || ...);
+    else
+      return true;
+  }
+  (std::make_index_sequence<M::Units::stage_count>{});
+}
 
 template <class M, class S>
 consteval BackendRule first_broken_backend() {

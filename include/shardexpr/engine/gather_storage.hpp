@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/comm/mesh.hpp>
+#include <shardexpr/plan/step_counts.hpp>
+
 #include <cstddef>
 #include <utility>
 
 namespace shardexpr::detail {
 
-/// The memory that units are gathered into; none where parameters are not sharded.
-template <class S, bool Needed = S::sharding::parameters>
+/// The memory that groups are gathered into; none where it is not needed.
+template <class S, bool Needed>
 class GatherStorage {
   using T = typename S::precision::compute;
   using Comm = typename S::communicator;
@@ -25,6 +28,22 @@ class GatherStorage<S, false> {
  public:
   template <class Device, class Comm>
   GatherStorage(Device&, Comm&, std::size_t) {}
+  typename S::precision::compute* data() const { return nullptr; }
+};
+
+/// The memory that the K ranks of ReshardTo gather into, where it must be apart.
+template <class S, bool Needed = regathers_apart<S>>
+class RegatherStorage : public GatherStorage<S, true> {
+ public:
+  template <class Device, class Comm>
+  RegatherStorage(Device& device, Mesh<Comm>& mesh, std::size_t count)
+      : GatherStorage<S, true>{device, mesh.reshard(), count} {}
+};
+template <class S>
+class RegatherStorage<S, false> {
+ public:
+  template <class Device, class Comm>
+  RegatherStorage(Device&, Mesh<Comm>&, std::size_t) {}
 };
 
 }  // namespace shardexpr::detail

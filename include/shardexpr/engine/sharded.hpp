@@ -3,8 +3,10 @@
 #include <shardexpr/comm/concepts.hpp>
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/engine/check.hpp>
-#include <shardexpr/engine/gather_storage.hpp>
-#include <shardexpr/engine/state.hpp>
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/full_gradients.hpp>
+#include <shardexpr/engine/gathered_parameters.hpp>
+#include <shardexpr/engine/guards.hpp>
 #include <shardexpr/engine/step_result.hpp>
 #include <shardexpr/engine/workspace.hpp>
 #include <shardexpr/model/layout.hpp>
@@ -15,11 +17,14 @@
 #include <shardexpr/plan/schedule.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace shardexpr {
@@ -28,6 +33,8 @@ namespace shardexpr {
 /// is this in normal form. What a rank holds and sends is told beforehand by `plan`.
 ///
 /// Order:   construction and every verb are collective: all ranks call them, in the same order.
+/// When
+///          a verb returns, its work is done.
 /// Errors:  ConfigError for a configuration that cannot be laid out; CommError if a rank left. The
 ///          trainer is then of no further use.
 /// Cost:    all memory is allocated by the constructor, and a step allocates nothing; the
@@ -35,133 +42,223 @@ namespace shardexpr {
 template <class M, class S>
 class sharded {
   using Sharding = typename S::sharding;
-  using DeviceType = typename S::device;
   using Comm = typename S::communicator;
   using Update = typename S::optimizer::Update;
-  using Compute = typename S::precision::compute;
-  using Gradient = typename S::precision::reduce;
+  using Core = detail::Core<M, S>;
+  using Needs = typename Core::Needs;
 
  public:
   using Model = M;
   using Strategy = S;
   using Config = typename M::Config;
   using Batch = typename M::Batch;
+  using Device = typename S::device;
+  using Compute = typename S::precision::compute;
+  using Gradient = typename S::precision::reduce;
+  /// Full parameters and full gradients of a unit, by the unit's names.
+  template <class Unit>
+  using Parameters = typename Unit::template Params<Tensor<const Compute>>;
+  template <class Unit>
+  using Gradients = typename Unit::template Params<Tensor<Gradient>>;
 
   struct Options {
     typename S::optimizer::Options optimizer{};
-    std::uint64_t seed = 1;  ///< of the initial parameters
+    std::uint64_t seed = 1;         ///< of the initial parameters
+    std::size_t micro_batches = 1;  ///< of a step; their gradients are averaged
   };
 
   /// Makes this rank's part of the model; no rank holds the whole unless the strategy says so.
-  sharded(DeviceType& device, Comm& comm, const Config& config, const Options& options = {})
-      : context_{device, stream_},
-        comm_{&comm},
-        config_{config},
+  sharded(Device& device, Comm& comm, const Config& config, const Options& options = {})
+      : config_{config},
         options_{options},
-        layout_{config, comm.size()},
-        schedule_{layout_},
-        counts_{detail::count_step<S>(layout_)},
-        state_{device, layout_, comm.rank()},
-        workspace_{device, config_, layout_},
-        gathered_{device, comm, counts_.gathered_elements},
-        full_gradients_{device.template allocate<Gradient>(counts_.gradients_elements,
-                                                           Purpose::full_gradients)},
-        gathered_map_{layout_.unit_count()},
-        gradients_map_{layout_.unit_count()},
-        gathered_at_(layout_.unit_count()),
-        gradients_at_(layout_.unit_count()),
-        summaries_{device.template allocate<StepSummary>(1 + comm.size(), Purpose::other)} {
-    Layout<M>::for_each_stage([&]<std::size_t St>() {
-      for (std::size_t i = 0; i < layout_.count(St); ++i)
-        state_.template initialize<Unit<St>>(layout_.first_unit(St) + i, options.seed);
-    });
+        core_{device, comm, config, options.micro_batches},
+        schedule_{core_.layout},
+        workspace_{device, config_, core_.layout},
+        parameters_{core_},
+        gradients_{core_, options.micro_batches},
+        summaries_{device.template allocate<StepSummary>(1 + comm.size(), Purpose::other)},
+        holders_(core_.layout.group_count()),
+        reduced_(core_.layout.group_count()) {
+    for_each_unit(
+        [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
   }
   sharded(const sharded&) = delete;  // members point into it
   sharded& operator=(const sharded&) = delete;
+  ~sharded() { core_.timeline.drain(); }
 
-  /// One optimizer step: forward, backward and update on this rank's micro-batch.
-  [[nodiscard]] StepResult step(const Batch& batch) {
-    batch_ = &batch;
-    schedule_.forward(*this);
-    seed_backward();
-    schedule_.backward(*this);
-    const StepSummary total = exchange_summary(true);
-    update_.emplace(options_.optimizer, ++steps_);
-    schedule_.update(*this);
-    context_.device.synchronize(stream_);
-    return {total.loss, std::sqrt(total.gradient_squares.value())};
+  /// One optimizer step: forward and backward of each of this rank's micro-batches, then the
+  /// update. The loss is the mean over ranks and micro-batches, and so is the gradient.
+  ///
+  /// Shapes:  as many batches as `Options::micro_batches` says.
+  /// Errors:  ConfigError for another number, or while a guard is alive.
+  [[nodiscard]] StepResult step(std::span<const Batch> batches) {
+    check_idle("step");
+    if (batches.size() != options_.micro_batches)
+      throw ConfigError("step was given " + std::to_string(batches.size()) +
+                        " micro-batches, Options::micro_batches says " +
+                        std::to_string(options_.micro_batches));
+    const Drain drain{core_.timeline};
+    for (micro_ = 0; micro_ < batches.size(); ++micro_) {
+      batch_ = &batches[micro_];
+      schedule_.forward(*this);
+      add_loss();
+      seed_backward();
+      schedule_.backward(*this, micro_ + 1 == batches.size());
+    }
+    return finish_step();
   }
+  [[nodiscard]] StepResult step(const Batch& batch) { return step(std::span{&batch, 1}); }
 
   /// The mean loss over the ranks' batches; parameters stay as they are.
   [[nodiscard]] double evaluate(const Batch& batch) {
+    check_idle("evaluate");
+    const Drain drain{core_.timeline};
     batch_ = &batch;
-    schedule_.forward(*this);
-    schedule_.release_all(*this);
-    return exchange_summary(false).loss;
+    micro_ = 0;
+    schedule_.evaluate(*this);
+    add_loss();
+    return exchange_summary().loss;
   }
 
   /// Shows every rank all parameters: `visit(name, Tensor<const Compute>)`, in the order of the
-  /// layout. A view is valid during its call alone.
+  /// units. A view is valid during its call alone.
   template <class Visit>
   void summon(Visit visit) {
-    Layout<M>::for_each_stage([&]<std::size_t St>() {
-      for (std::size_t i = 0; i < layout_.count(St); ++i) {
-        const std::size_t u = layout_.first_unit(St) + i;
-        if constexpr (Sharding::parameters) gather(u);
-        context_.device.synchronize(stream_);
-        for (const ParameterLayout& parameter : layout_.unit(u).parameters)
-          if (!parameter.is_tied)
-            visit(
-                parameter_name<Unit<St>>(i, parameter.spec),
-                Tensor<const Compute>{full_parameters(u) + parameter.offset, parameter.spec.shape});
-        if constexpr (Sharding::parameters) release(u);
-      }
+    check_idle("summon");
+    const Drain drain{core_.timeline};
+    for_each_unit([&]<class Unit>(std::size_t u) {
+      enter_group(core_.layout.unit(u).group);
+      show<Unit, const Compute>(u, visit);
+      leave_group(core_.layout.unit(u).group);
+    });
+  }
+  /// Lets one rank change parameters: `visit(name, Tensor<Compute>)` is called on that rank alone,
+  /// and what it leaves there becomes every rank's.
+  ///
+  /// Errors:  ConfigError if there is no such rank.
+  /// Cost:    a broadcast of the model, and memory for its largest group while it runs.
+  template <class Visit>
+  void summon(WriteFrom from, Visit visit) {
+    check_idle("summon");
+    Comm& world = core_.mesh.world();
+    if (from.rank >= world.size())
+      throw ConfigError("WriteFrom rank " + std::to_string(from.rank) + " in a world of " +
+                        std::to_string(world.size()));
+    const Drain drain{core_.timeline};
+    for_each_unit([&]<class Unit>(std::size_t u) {
+      const std::size_t g = core_.layout.unit(u).group;
+      enter_group(g);
+      if (world.rank() == from.rank) show<Unit, Compute>(u, visit);
+      write_back(g, from.rank);
+      leave_group(g);
     });
   }
 
-  const Layout<M>& layout() const { return layout_; }
+  // A loop of one's own -------------------------------------------------------------------------
+
+  /// The full parameters of the i-th `Unit`, until the guard's scope is left: the way to them for
+  /// whoever keeps their own control flow.
+  ///
+  ///   auto w = trainer.gather<Block>(3);   // w->weight
+  ///
+  /// Order:   collective. Gradients are opened and reduced in backward order.
+  /// Errors:  ConfigError if there is no such unit, or if more is held than the strategy plans for:
+  ///          the memory is that of a step.
+  template <class Unit>
+  [[nodiscard]] Gathered<sharded, Unit> gather(std::size_t i = 0) {
+    return {*this, unit_of<Unit>(i)};
+  }
+  /// The full gradients of the i-th `Unit`, zero when they are first opened after an `apply`.
+  template <class Unit>
+  [[nodiscard]] OpenGradients<sharded, Unit> open_gradients(std::size_t i = 0) {
+    return {*this, unit_of<Unit>(i)};
+  }
+  /// Updates all parameters with the gradients that were reduced. `loss` is this rank's.
+  /// Errors:  ConfigError if the gradients of a group were not reduced since the last update, or
+  ///          while a guard is alive.
+  [[nodiscard]] StepResult apply(double loss) {
+    check_idle("apply");
+    for (std::size_t g = 0; g < core_.layout.group_count(); ++g)
+      if (core_.layout.group(g).gradients != 0 && !reduced_[g])
+        throw ConfigError("apply: the gradients of group " + std::to_string(g) +
+                          " (its units end backward at unit " +
+                          std::to_string(core_.layout.group(g).last_trained) +
+                          ") were not opened and reduced since the last update");
+    std::fill(reduced_.begin(), reduced_.end(), char{0});
+    const Drain drain{core_.timeline};
+    const Context<Device> on = context();
+    const std::span<StepSummary> mine = summaries_.span().first(1);
+    on.run(reads(), writes(mine), [=] { mine[0] = {ExactSum{}, loss}; });
+    micro_ = options_.micro_batches;
+    return finish_step();
+  }
+  /// Where the work of such a loop is enqueued.
+  Context<Device> context() { return core_.timeline.context(detail::compute_stream); }
+
+  const Layout<M>& layout() const { return core_.layout; }
+  const MeshShape& mesh() const { return core_.mesh.shape(); }
+  const Config& config() const { return config_; }
   const Options& options() const { return options_; }
   /// Takes effect in the next step; the same on every rank.
   void set_learning_rate(float rate) { options_.optimizer.learning_rate = rate; }
   /// Optimizer steps taken.
   std::size_t steps() const { return steps_; }
+  /// What this rank sent since it was made, through every communicator of its mesh.
+  Traffic traffic() const { return core_.mesh.traffic(); }
 
  private:
   friend class Schedule<S, M>;
+  template <class, class>
+  friend class Gathered;
+  template <class, class>
+  friend class OpenGradients;
   template <std::size_t St>
-  using Unit = typename M::Units::template Unit<St>;
+  using UnitAt = typename M::Units::template Unit<St>;
+  using Saved = detail::Workspace<M, Compute, Device, typename S::recompute>;
+
+  /// When an exception leaves a verb, nothing may run on that points to what the caller owns.
+  struct Drain {
+    typename Core::Timeline& timeline;
+    int exceptions = std::uncaught_exceptions();
+    explicit Drain(typename Core::Timeline& t) : timeline{t} {}
+    Drain(const Drain&) = delete;
+    Drain& operator=(const Drain&) = delete;
+    ~Drain() {
+      if (std::uncaught_exceptions() > exceptions) timeline.drain();
+    }
+  };
+
+  template <class Visit>
+  void for_each_unit(Visit visit) {
+    Layout<M>::for_each_stage([&]<std::size_t St>() {
+      for (std::size_t i = 0; i < core_.layout.count(St); ++i)
+        visit.template operator()<UnitAt<St>>(core_.layout.first_unit(St) + i);
+    });
+  }
 
   // What the schedule asks for ----------------------------------------------------------------
 
-  void gather(std::size_t u) {
-    const UnitLayout& unit = layout_.unit(u);
-    gathered_at_[u] = gathered_map_.allocate(unit.padded);
-    comm_->gather(context_, std::span<const Compute>{state_.parameters(u)},
-                  std::span{gathered_.data() + gathered_at_[u], unit.padded});
-  }
-  void release(std::size_t u) { gathered_map_.release(gathered_at_[u], layout_.unit(u).padded); }
-
-  void open_gradients(std::size_t u) {
-    if constexpr (Sharding::gradients)
-      gradients_at_[u] = gradients_map_.allocate(layout_.unit(u).padded);
-    context_.device.fill_zero(stream_, full_gradients(u));
-  }
-  void reduce(std::size_t u) {
-    if constexpr (Sharding::optimizer)
-      comm_->reduce_scatter(context_, std::span<const Gradient>{full_gradients(u)},
-                            state_.updated_gradients(u), Reduction::mean);
-    else
-      comm_->all_reduce(context_, full_gradients(u), Reduction::mean);
-    if constexpr (Sharding::gradients)
-      gradients_map_.release(gradients_at_[u], layout_.unit(u).padded);
-  }
+  void gather(std::size_t g) { parameters_.gather(g); }
+  void keep(std::size_t g) { parameters_.keep(g); }
+  void regather(std::size_t g) { parameters_.regather(g); }
+  void release(std::size_t g) { parameters_.release(g); }
+  void open_gradients(std::size_t g) { gradients_.open(g); }
+  void reduce(std::size_t g) { gradients_.reduce(g, S::accumulation::reduce_each && micro_ > 0); }
+  void replicate(std::size_t g) { gradients_.replicate(g); }
+  void close_gradients(std::size_t g) { gradients_.close(g); }
 
   template <std::size_t St>
   void forward(std::size_t u) {
-    using U = Unit<St>;
-    Forward<U, DeviceType, Compute> pass{context_, config_, *batch_};
-    pass.w =
-        bind_parameters<U, const Compute>(u, [&](std::size_t t) { return full_parameters(t); });
+    run_forward<UnitAt<St>>("forward", u);
+  }
+  template <std::size_t St>
+  void rebuild(std::size_t u) {
+    run_forward<UnitAt<St>>("rebuild", u);
+  }
+  template <class U>
+  void run_forward(std::string_view what, std::size_t u) {
+    Forward<U, Device, Compute> pass{begin(what, u), config_, *batch_};
+    pass.w = bind_parameters<U>(u);
     pass.in = workspace_.template inputs<U, ConstTensor>(u);
     pass.out = workspace_.template outputs<U, Tensor>(u);
     pass.saved = workspace_.template saved<U, Tensor>(u);
@@ -170,12 +267,10 @@ class sharded {
   }
   template <std::size_t St>
   void backward(std::size_t u) {
-    using U = Unit<St>;
-    Backward<U, DeviceType, Compute, Gradient> pass{context_, config_, *batch_};
-    pass.w =
-        bind_parameters<U, const Compute>(u, [&](std::size_t t) { return full_parameters(t); });
-    pass.dw =
-        bind_parameters<U, Gradient>(u, [&](std::size_t t) { return full_gradients(t).data(); });
+    using U = UnitAt<St>;
+    Backward<U, Device, Compute, Gradient> pass{begin("backward", u), config_, *batch_};
+    pass.w = bind_parameters<U>(u);
+    pass.dw = bind_gradients<U>(u);
     pass.in = workspace_.template inputs<U, ConstTensor>(u);
     pass.dout = workspace_.template output_gradients<U, ConstTensor>(u);
     pass.din = workspace_.template input_gradients<U, Tensor>(u);
@@ -183,91 +278,250 @@ class sharded {
     pass.scratch = workspace_.template scratch<U, Tensor>(u);
     U::backward(pass);
   }
-
-  void update(std::size_t u) {
-    apply_update(context_, *update_, state_.updated_parameters(u),
-                 std::span<const Gradient>{state_.updated_gradients(u)}, state_.moments(u));
+  /// The compute stream, behind the gathers of what unit u computes with.
+  Context<Device> begin(std::string_view what, std::size_t u) {
+    Needs needs;
+    for (std::size_t g : core_.layout.unit(u).touches) parameters_.await(g, needs);
+    core_.timeline.order(detail::compute_stream, needs);
+    const Context<Device> on = context();
+    on.device.annotate(on.stream, {what, u});
+    return on;
   }
-  void publish(std::size_t u) {
-    comm_->all_gather(context_, std::span<const Compute>{state_.updated_parameters(u)},
-                      state_.parameters(u));
+
+  void update(std::size_t g) {
+    const Context<Device> on = context();
+    on.device.annotate(on.stream, {"update", g});
+    core_.layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (flat.is_trainable)
+        apply_update(on, *update_, core_.state.updated_parameters(f),
+                     std::span<const Gradient>{core_.state.updated_gradients(f)},
+                     core_.state.moments(f));
+    });
+  }
+  void publish(std::size_t g) {
+    core_.timeline.order(detail::comm_stream, core_.timeline.mark(detail::compute_stream));
+    const Context<Device> on = core_.timeline.context(detail::comm_stream);
+    on.device.annotate(on.stream, {"publish", g});
+    core_.layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (flat.is_trainable && (!Sharding::parameters || flat.is_persistent))
+        core_.mesh.shard().all_gather(on,
+                                      std::span<const Compute>{core_.state.updated_parameters(f)},
+                                      core_.state.parameters(f));
+    });
   }
 
-  // Where things lie --------------------------------------------------------------------------
-
-  const Compute* full_parameters(std::size_t u) const {
-    if constexpr (Sharding::parameters)
-      return gathered_.data() + gathered_at_[u];
-    else
-      return state_.parameters(u).data();
+  template <class U>
+  Parameters<U> bind_parameters(std::size_t u) const {
+    return bind<U, const Compute>(u, [&](std::size_t f) { return parameters_.flat(f); });
   }
-  std::span<Gradient> full_gradients(std::size_t u) const {
-    if constexpr (Sharding::gradients)
-      return {full_gradients_.data() + gradients_at_[u], layout_.unit(u).padded};
-    else
-      return state_.gradients(u);
+  template <class U>
+  Gradients<U> bind_gradients(std::size_t u) const {
+    return bind<U, Gradient>(u, [&](std::size_t f) { return gradients_.flat(f).data(); });
   }
   template <class U, class T, class Base>
-  auto bind_parameters(std::size_t u, Base base) const {
+  auto bind(std::size_t u, Base base) const {
     std::array<Tensor<T>, detail::member_count<U>> views;
-    const auto& parameters = layout_.unit(u).parameters;
-    for (std::size_t k = 0; k < views.size(); ++k)
-      views[k] = {base(parameters[k].unit) + parameters[k].offset, parameters[k].spec.shape};
+    const auto& parameters = core_.layout.unit(u).parameters;
+    for (std::size_t k = 0; k < views.size(); ++k) {
+      T* flat = base(parameters[k].flat);
+      if (flat != nullptr) flat += parameters[k].offset;
+      views[k] = {flat, parameters[k].spec.shape};
+    }
     return detail::from_array<typename U::template Params<Tensor<T>>>(views);
   }
 
-  // Loss and norm -----------------------------------------------------------------------------
+  // Guards --------------------------------------------------------------------------------------
+
+  void check_idle(const char* verb) const {
+    if (guards_ != 0)
+      throw ConfigError(std::string{verb} +
+                        ": a guard of gather() is alive; leave its scope first");
+  }
+  template <class Unit>
+  std::size_t unit_of(std::size_t i) const {
+    std::size_t u = no_unit;
+    Layout<M>::for_each_stage([&]<std::size_t St>() {
+      if constexpr (std::is_same_v<UnitAt<St>, Unit>) {
+        if (u == no_unit && i < core_.layout.count(St))
+          u = core_.layout.first_unit(St) + i;
+        else if (u == no_unit)
+          i -= core_.layout.count(St);
+      }
+    });
+    if (u == no_unit)
+      throw ConfigError("the model has no unit " + type_name<Unit>() +
+                        " of that number: it is beyond the last by " + std::to_string(i + 1));
+    return u;
+  }
+  template <class Unit>
+  Parameters<Unit> enter(std::size_t u, Unit) {
+    const auto& touches = core_.layout.unit(u).touches;
+    std::size_t entered = 0;
+    try {
+      for (; entered < touches.size(); ++entered) enter_group(touches[entered]);
+    } catch (...) {
+      while (entered-- > 0) leave_group(touches[entered]);
+      throw;
+    }
+    ++guards_;
+    return bind_parameters<Unit>(u);
+  }
+  void leave(std::size_t u) noexcept {
+    for (std::size_t g : core_.layout.unit(u).touches) leave_group(g);
+    --guards_;
+  }
+  /// Gathers a group unless somebody holds it; the host may then read it.
+  void enter_group(std::size_t g) {
+    if constexpr (Sharding::parameters)
+      if (core_.layout.group(g).gathered != 0 && holders_[g] == 0) {
+        if (!parameters_.fits(g))
+          throw ConfigError("gather: group " + std::to_string(g) + " needs " +
+                            std::to_string(core_.layout.group(g).gathered) +
+                            " elements in one piece, " +
+                            std::to_string(parameters_.free_elements()) +
+                            " are free in all: leave the scope of another guard first");
+        parameters_.gather(g);
+        core_.timeline.synchronize(detail::comm_stream);
+      }
+    ++holders_[g];
+  }
+  void leave_group(std::size_t g) {
+    if (--holders_[g] != 0) return;
+    if constexpr (Sharding::parameters)
+      if (core_.layout.group(g).gathered != 0) {
+        Needs needs;
+        parameters_.await(g, needs);
+        core_.timeline.order(detail::compute_stream, needs);
+        parameters_.release(g);
+      }
+  }
+
+  template <class Unit>
+  Gradients<Unit> open(std::size_t u, Unit) {
+    for (std::size_t g : core_.layout.unit(u).trains)
+      if (!gradients_.is_open(g)) {
+        if (!gradients_.fits(g))
+          throw ConfigError("open_gradients: group " + std::to_string(g) +
+                            " does not fit beside those that are open: reduce another first");
+        gradients_.open(g);
+      }
+    return bind_gradients<Unit>(u);
+  }
+  void reduce_after(std::size_t u) {
+    for (std::size_t g : core_.layout.unit(u).trains)
+      if (core_.layout.group(g).last_trained == u) {
+        gradients_.reduce(g, false);
+        if constexpr (Core::stream_count > detail::copies_stream) gradients_.replicate(g);
+        gradients_.close(g);
+        reduced_[g] = 1;
+      }
+  }
+
+  template <class Unit, class T, class Visit>
+  void show(std::size_t u, Visit& visit) {
+    for (const ParameterLayout& parameter : core_.layout.unit(u).parameters)
+      if (!parameter.is_tied)
+        visit(parameter_name<Unit>(core_.layout.unit(u).index, parameter.spec),
+              Tensor<T>{parameters_.flat(parameter.flat) + parameter.offset, parameter.spec.shape});
+  }
+  /// Every rank takes what `root` has in the full parameters of a gathered group.
+  void write_back(std::size_t g, std::size_t root) {
+    core_.layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      // Of its own: the gathered parameters may be memory that several ranks share.
+      auto copy = core_.device->template allocate<Compute>(flat.padded, Purpose::other);
+      const std::span<const Compute> full{parameters_.flat(f), flat.padded};
+      const Context<Device> on = core_.timeline.context(detail::comm_stream);
+      on.device.annotate(on.stream, {"write back", g});
+      on.device.copy(on.stream, full, copy.span());
+      core_.mesh.world().broadcast(on, copy.span(), root);
+      const std::span<Compute> kept = core_.state.parameters(f);
+      on.device.copy(on.stream,
+                     kept.size() == flat.padded
+                         ? std::span<const Compute>{copy.span()}
+                         : core_.state.part_of(std::span<const Compute>{copy.span()}, f),
+                     kept);
+      core_.timeline.synchronize(detail::comm_stream);
+    });
+  }
+
+  // Loss, norm, update --------------------------------------------------------------------------
 
   using Loss = Accumulate<Compute>;
 
+  void add_loss() {
+    const Loss* loss = workspace_.template loss<Loss>();
+    const std::span<StepSummary> mine = summaries_.span().first(1);
+    const Context<Device> on = context();
+    if (micro_ == 0)
+      on.run(reads(std::span{loss, 1}), writes(mine), [=] {
+        mine[0] = {ExactSum{}, static_cast<double>(*loss)};
+      });
+    else
+      on.run(reads(std::span{loss, 1}, mine), writes(mine),
+             [=] { mine[0].loss += static_cast<double>(*loss); });
+  }
   void seed_backward() {
     Loss* seed = workspace_.template loss_gradient<Loss>();
-    context_.run(reads(), writes(std::span{seed, 1}), [=] { *seed = 1; });
+    const Loss value = Loss{1} / static_cast<Loss>(options_.micro_batches);
+    context().run(reads(), writes(std::span{seed, 1}), [=] { *seed = value; });
   }
 
+  StepResult finish_step() {
+    add_squares();
+    const StepSummary total = exchange_summary();
+    update_.emplace(options_.optimizer, ++steps_);
+    schedule_.update(*this);
+    core_.timeline.synchronize();
+    return {total.loss / static_cast<double>(options_.micro_batches),
+            std::sqrt(total.gradient_squares.value())};
+  }
+  void add_squares() {
+    Needs needs;
+    for (std::size_t g = 0; g < core_.layout.group_count(); ++g) gradients_.await(g, needs);
+    core_.timeline.order(detail::compute_stream, needs);
+    const Context<Device> on = context();
+    on.device.annotate(on.stream, {"norm"});
+    for (std::size_t f = 0; f < core_.layout.flat_count(); ++f)
+      if (core_.layout.flat(f).is_trainable)
+        on.device.sum_squares(
+            on.stream, std::span<const Gradient>{core_.state.part_of(core_.state.gradients(f), f)},
+            &summaries_.data()->gradient_squares);
+  }
   /// Every rank learns the sum of all: the losses added in rank order, the squares exactly.
-  StepSummary exchange_summary(bool with_gradients) {
+  StepSummary exchange_summary() {
     const std::span<StepSummary> mine = summaries_.span().first(1),
                                  all = summaries_.span().subspan(1);
-    const Loss* loss = workspace_.template loss<Loss>();
-    context_.run(reads(std::span{loss, 1}), writes(mine), [=] {
-      mine[0] = {ExactSum{}, static_cast<double>(*loss)};
-    });
-    if (with_gradients)
-      for (std::size_t u = 0; u < layout_.unit_count(); ++u)
-        context_.device.sum_squares(
-            stream_, std::span<const Gradient>{state_.part_of(state_.gradients(u), u)},
-            &mine[0].gradient_squares);
-    comm_->all_gather(context_, std::as_bytes(std::span<const StepSummary>{mine}),
-                      std::as_writable_bytes(all));
-    context_.device.synchronize(stream_);
+    core_.timeline.order(detail::comm_stream, core_.timeline.mark(detail::compute_stream));
+    const Context<Device> on = core_.timeline.context(detail::comm_stream);
+    on.device.annotate(on.stream, {"summary"});
+    core_.mesh.world().all_gather(on, std::as_bytes(std::span<const StepSummary>{mine}),
+                                  std::as_writable_bytes(all));
+    core_.timeline.synchronize(detail::comm_stream);
     StepSummary total;
-    for (const StepSummary& summary : all) {
-      total.gradient_squares.add(summary.gradient_squares);
-      total.loss += summary.loss;
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      if (r < core_.mesh.shape().shards)  // the other copies' squares are the same
+        total.gradient_squares.add(all[r].gradient_squares);
+      total.loss += all[r].loss;
     }
     total.loss /= static_cast<double>(all.size());
     return total;
   }
 
-  typename DeviceType::Stream stream_;
-  Context<DeviceType> context_;
-  Comm* comm_;
   Config config_;
   Options options_;
-  Layout<M> layout_;
+  Core core_;
   Schedule<S, M> schedule_;
-  detail::StepCounts counts_;  // how large the arenas below must be
-  detail::State<S, M, DeviceType> state_;
-  detail::Workspace<M, Compute, DeviceType> workspace_;
-  detail::GatherStorage<S> gathered_;
-  typename DeviceType::template Buffer<Gradient> full_gradients_;
-  ArenaMap gathered_map_, gradients_map_;                // of the two buffers above, in elements
-  std::vector<std::size_t> gathered_at_, gradients_at_;  // by unit, while gathered or open
-  typename DeviceType::template Buffer<StepSummary> summaries_;  // this rank's, then every rank's
-  const Batch* batch_ = nullptr;                                 // during a step
+  Saved workspace_;
+  detail::GatheredParameters<M, S> parameters_;
+  detail::FullGradients<M, S> gradients_;
+  typename Device::template Buffer<StepSummary> summaries_;  // this rank's, then every rank's
+  const Batch* batch_ = nullptr;                             // during a pass
+  std::size_t micro_ = 0;                                    // which micro-batch that is
   std::optional<Update> update_;
   std::size_t steps_ = 0;
+  std::vector<std::size_t> holders_;  // guards by group
+  std::vector<char> reduced_;         // by group, in a loop of one's own
+  std::size_t guards_ = 0;
 };
 
 }  // namespace shardexpr

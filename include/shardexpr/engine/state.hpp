@@ -3,17 +3,19 @@
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/layout.hpp>
+#include <shardexpr/plan/plan.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace shardexpr::detail {
 
-/// What a rank keeps between steps, one buffer a kind. A kind that the strategy shards is as long
-/// as this rank's parts; one that it does not, as long as the whole.
+/// What a rank keeps between steps, one buffer a kind, flat by flat. A kind that the strategy
+/// shards is as long as this rank's parts; one that it does not, as long as the whole.
 template <class Strategy, class Model, class D>
 class State {
   using Sharding = typename Strategy::sharding;
@@ -25,53 +27,53 @@ class State {
   using Gradient = typename Precision::reduce;
   using Moment = typename Precision::optimizer;
 
+  /// `rank`: this rank's place among those that share one copy.
   State(D& device, const Layout<Model>& layout, std::size_t rank)
       : layout_{&layout},
         rank_{rank},
-        parameters_{
-            device.template allocate<Storage>(held(Sharding::parameters), Purpose::parameters)},
+        places_(layout.flat_count() + 1),
+        parameters_{(place_all(), device.template allocate<Storage>(places_.back().parameters,
+                                                                    Purpose::parameters))},
         gradients_{
-            device.template allocate<Gradient>(held(Sharding::gradients), Purpose::gradients)},
-        moments_{device.template allocate<Moment>(held(Sharding::optimizer) * moment_count,
+            device.template allocate<Gradient>(places_.back().gradients, Purpose::gradients)},
+        moments_{device.template allocate<Moment>(places_.back().moments * moment_count,
                                                   Purpose::optimizer)} {}
 
-  /// Unit u's parameters as this rank keeps them: its part, or the whole unit.
-  std::span<Storage> parameters(std::size_t u) const {
-    return unit_span(parameters_.data(), u, Sharding::parameters);
+  /// Flat f's parameters as this rank keeps them: its part, or the whole.
+  std::span<Storage> parameters(std::size_t f) const {
+    return {parameters_.data() + places_[f].parameters, kept_parameters<Sharding>(flat(f))};
   }
-  std::span<Gradient> gradients(std::size_t u) const {
-    return unit_span(gradients_.data(), u, Sharding::gradients);
+  /// Empty if f is frozen.
+  std::span<Gradient> gradients(std::size_t f) const {
+    return {gradients_.data() + places_[f].gradients, kept_gradients<Sharding>(flat(f))};
   }
-  /// The elements of unit u that this rank updates: its part, or all if every rank updates all.
-  std::span<Storage> updated_parameters(std::size_t u) const {
-    return updated(parameters(u), u, Sharding::parameters);
-  }
-  std::span<Gradient> updated_gradients(std::size_t u) const {
-    return updated(gradients(u), u, Sharding::gradients);
-  }
-  std::array<Moment*, moment_count> moments(std::size_t u) const {
+  /// The elements of flat f that this rank updates: its part, or all if every rank updates all.
+  std::span<Storage> updated_parameters(std::size_t f) const { return updated(parameters(f), f); }
+  std::span<Gradient> updated_gradients(std::size_t f) const { return updated(gradients(f), f); }
+  std::array<Moment*, moment_count> moments(std::size_t f) const {
     std::array<Moment*, moment_count> at;
     for (std::size_t k = 0; k < moment_count; ++k)
-      at[k] =
-          unit_span(moments_.data() + k * held(Sharding::optimizer), u, Sharding::optimizer).data();
+      at[k] = moments_.data() + k * places_.back().moments + places_[f].moments;
     return at;
   }
-  /// This rank's part of unit u, wherever it lies: parts are disjoint and cover the unit.
+  /// This rank's part of flat f, wherever it lies: parts are disjoint and cover the flat.
   template <class T>
-  std::span<T> part_of(std::span<T> unit, std::size_t u) const {
-    const std::size_t part = layout_->unit(u).part;
-    return unit.size() == part ? unit : unit.subspan(rank_ * part, part);
+  std::span<T> part_of(std::span<T> whole_or_part, std::size_t f) const {
+    const std::size_t part = flat(f).part;
+    return whole_or_part.size() == part ? whole_or_part : whole_or_part.subspan(rank_ * part, part);
   }
 
-  /// Fills what this rank keeps of unit u from the formula of model/initialize.hpp, but padding.
+  /// Fills what this rank keeps of unit u's own parameters from the formula of
+  /// model/initialize.hpp.
   template <class Unit>
   void initialize(std::size_t u, std::uint64_t seed) {
-    const UnitLayout& unit = layout_->unit(u);
-    const std::span<Storage> kept = parameters(u);
-    const std::size_t begin = Sharding::parameters ? rank_ * unit.part : 0;
-    for (const ParameterLayout& parameter : unit.parameters) {
+    for (const ParameterLayout& parameter : layout_->unit(u).parameters) {
       if (parameter.is_tied) continue;
-      const std::uint64_t name = hash_of(parameter_name<Unit>(unit.index, parameter.spec));
+      const std::span<Storage> kept = parameters(parameter.flat);
+      const FlatLayout& flat = this->flat(parameter.flat);
+      const std::size_t begin = kept.size() == flat.padded ? 0 : rank_ * flat.part;
+      const std::uint64_t name =
+          hash_of(parameter_name<Unit>(layout_->unit(u).index, parameter.spec));
       const std::size_t first = std::max(parameter.offset, begin);
       const std::size_t last =
           std::min(parameter.offset + parameter.spec.shape.count(), begin + kept.size());
@@ -81,22 +83,26 @@ class State {
   }
 
  private:
-  std::size_t held(bool sharded) const {
-    return sharded ? layout_->shard_elements() : layout_->full_elements();
+  // Where a flat begins in each buffer; behind the last flat, where they end.
+  struct Places {
+    std::size_t parameters = 0, gradients = 0, moments = 0;
+  };
+
+  const FlatLayout& flat(std::size_t f) const { return layout_->flat(f); }
+  void place_all() {
+    for (std::size_t f = 0; f < layout_->flat_count(); ++f)
+      places_[f + 1] = {places_[f].parameters + kept_parameters<Sharding>(flat(f)),
+                        places_[f].gradients + kept_gradients<Sharding>(flat(f)),
+                        places_[f].moments + kept_moments<Sharding>(flat(f))};
   }
   template <class T>
-  std::span<T> unit_span(T* data, std::size_t u, bool sharded) const {
-    const UnitLayout& unit = layout_->unit(u);
-    return sharded ? std::span<T>{data + unit.shard_offset, unit.part}
-                   : std::span<T>{data + unit.full_offset, unit.padded};
-  }
-  template <class T>
-  std::span<T> updated(std::span<T> kept, std::size_t u, bool sharded) const {
-    return Sharding::optimizer && !sharded ? part_of(kept, u) : kept;
+  std::span<T> updated(std::span<T> kept, std::size_t f) const {
+    return Sharding::optimizer ? part_of(kept, f) : kept;
   }
 
   const Layout<Model>* layout_;
   std::size_t rank_;
+  std::vector<Places> places_;
   typename D::template Buffer<Storage> parameters_;
   typename D::template Buffer<Gradient> gradients_;
   typename D::template Buffer<Moment> moments_;

@@ -10,10 +10,22 @@ namespace shardexpr {
 namespace detail {
 template <class Trainer>
 struct name_of_trainer;
+// A policy that the pack would have without naming it, on an axis that few name.
+template <class P, class... Ps>
+consteval bool goes_without_saying() {
+  using Axis = typename P::axis;
+  if constexpr (is_one_of<Axis, axis::Sharding, axis::Optimizer, axis::Precision, axis::Device,
+                          axis::Communicator>)
+    return false;
+  else  // a default depends on sharding, wrap and prefetch limit alone, never on its own axis
+    return std::is_same_v<P, typename standard_of<axis_traits<Axis>, Ps...>::type>;
+}
 template <class M, class... Ps>
 struct name_of_trainer<sharded<M, Strategy<Ps...>>> {
   static std::string get() {
-    return "Sharded<" + type_name<M>() + ((", " + type_name<Ps>()) + ... + ">");
+    std::string name = "Sharded<" + type_name<M>();
+    ((name += goes_without_saying<Ps, Ps...>() ? "" : ", " + type_name<Ps>()), ...);
+    return name + ">";
   }
 };
 template <auto Broken, class M, class... Ps>
@@ -22,7 +34,8 @@ struct name_of_trainer<Refused<Broken, M, Ps...>> {
 };
 }  // namespace detail
 
-/// A trainer's type with every axis written out, as a program may write it:
+/// A trainer's type as a program may write it: sharding, optimizer, precision, device and
+/// communicator always, of the other axes what is not the default.
 /// `Sharded<Gpt, FullShard, AdamW, FullPrecision, On<Cpu>, Over<Threads>>`.
 template <class Trainer>
 std::string trainer_name() {

@@ -14,17 +14,18 @@ namespace shardexpr::detail {
 
 /// The activations of one rank: one allocation, carved once into what each unit puts out, saves and
 /// scribbles on. A step only binds.
-template <class Model, class T, class D>
+template <class Model, class T, class D, class Recompute = RecomputeNone>
 class Workspace {
  public:
   Workspace(D& device, const typename Model::Config& config, const Layout<Model>& layout)
-      : memory_{device.template allocate<std::byte>(activation_bytes<Model, T>(config).total(),
-                                                    Purpose::activations)} {
-    const ActivationBytes bytes = activation_bytes<Model, T>(config);
+      : memory_{device.template allocate<std::byte>(
+            activation_bytes<Model, T, Recompute>(config).total(), Purpose::activations)} {
+    const ActivationBytes bytes = activation_bytes<Model, T, Recompute>(config);
     const std::size_t half = bytes.gradients / 2;
     std::byte* outputs = memory_.data();
     std::byte* saved = outputs + bytes.outputs;
-    std::byte* gradients = saved + bytes.saved;
+    std::byte* const rebuilt = saved + bytes.saved;  // one place for all units that are rebuilt
+    std::byte* gradients = rebuilt + bytes.rebuilt;
     std::byte* scratch = gradients + bytes.gradients;
     Layout<Model>::for_each_stage([&]<std::size_t S>() {
       using Unit = typename Model::Units::template Unit<S>;
@@ -32,8 +33,10 @@ class Workspace {
         const std::size_t u = units_.size();
         UnitViews& views = units_.emplace_back();
         carve(output_buffers<Unit, T>(config), outputs, views.outputs);
-        carve(saved_buffers<Unit, T>(config), saved, views.saved);
-        std::byte* at = gradients + (u % 2) * half;  // unit u reads one half, writes the other
+        std::byte* at = rebuilt;
+        carve(saved_buffers<Unit, T>(config), Recompute::template rebuilds<Unit> ? at : saved,
+              views.saved);
+        at = gradients + (u % 2) * half;  // unit u reads one half, writes the other
         carve(output_buffers<Unit, T>(config), at, views.output_gradients);
         at = scratch;
         carve(scratch_buffers<Unit, T>(config), at, views.scratch);

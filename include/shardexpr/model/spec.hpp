@@ -45,6 +45,7 @@ struct Spec {
   Shape shape;
   Init init;
   std::uint64_t tied_unit = 0;  ///< hash of the owning unit's type, 0 if this unit owns it
+  bool is_frozen = false;       ///< never updated: no gradient, no optimizer state
 
   constexpr bool is_tied() const { return tied_unit != 0; }
 };
@@ -54,6 +55,15 @@ struct Spec {
 template <class Owner, std::size_t N>
 constexpr Spec tied(const char (&name)[N]) {
   return {.name = name, .shape = {}, .init = {}, .tied_unit = type_hash<Owner>};
+}
+
+/// A parameter that training leaves as it is:
+///   `.weight = frozen({"weight", shape(c.in, c.out), normal(0.02f)})`
+/// Its field of `dw` in backward is empty (`data == nullptr`); the unit does not compute it. What
+/// is tied to a frozen parameter is frozen.
+constexpr Spec frozen(Spec spec) {
+  spec.is_frozen = true;
+  return spec;
 }
 
 /// A buffer of `T` as a unit describes it: what flows between units, what a unit saves for

@@ -106,6 +106,12 @@ using SavedOf = typename detail::saved_of<Unit, Of, T>::type;
 template <class Unit, template <class> class Of, class T>
 using ScratchOf = typename detail::scratch_of<Unit, Of, T>::type;
 
+namespace detail {
+template <class Unit>
+inline constexpr bool saves_something =
+    chars_in<typename saved_of<Unit, char_of, float>::type> != 0;
+}
+
 /// A parameter's name in a checkpoint: the unit's prefix, `#` in it replaced by the unit's place in
 /// its stage, then the name in `describe`.
 template <class Unit>

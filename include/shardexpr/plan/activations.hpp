@@ -3,6 +3,7 @@
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/model/unit.hpp>
+#include <shardexpr/policy/recompute.hpp>
 
 #include <algorithm>
 #include <array>
@@ -14,10 +15,11 @@ namespace shardexpr {
 struct ActivationBytes {
   std::size_t outputs = 0;    ///< every unit's output, kept until its reader's backward
   std::size_t saved = 0;      ///< what units keep for backward
+  std::size_t rebuilt = 0;    ///< one buffer as large as the most that a rebuilt unit saves
   std::size_t gradients = 0;  ///< of outputs: two buffers as large as the largest output
   std::size_t scratch = 0;    ///< one buffer as large as the largest unit's
 
-  constexpr std::size_t total() const { return outputs + saved + gradients + scratch; }
+  constexpr std::size_t total() const { return outputs + saved + rebuilt + gradients + scratch; }
 };
 
 namespace detail {
@@ -30,8 +32,10 @@ constexpr std::size_t aligned_bytes(const std::array<AnyBuffer, N>& buffers) {
 }
 }  // namespace detail
 
-/// Shapes:  from the units' descriptions; T is the compute dtype.
-template <class Model, class T>
+/// Shapes:  from the units' descriptions; T is the compute dtype. `Recompute` is the policy that
+/// says
+///          which units' saved activations are rebuilt.
+template <class Model, class T, class Recompute = RecomputeNone>
 constexpr ActivationBytes activation_bytes(const typename Model::Config& config) {
   ActivationBytes bytes;
   std::size_t largest_output = 0;
@@ -40,7 +44,11 @@ constexpr ActivationBytes activation_bytes(const typename Model::Config& config)
     const std::size_t count = Model::Units::template Stage<S>::count(config);
     const std::size_t output = detail::aligned_bytes(detail::output_buffers<Unit, T>(config));
     bytes.outputs += count * output;
-    bytes.saved += count * detail::aligned_bytes(detail::saved_buffers<Unit, T>(config));
+    const std::size_t saved = detail::aligned_bytes(detail::saved_buffers<Unit, T>(config));
+    if (Recompute::template rebuilds<Unit>)
+      bytes.rebuilt = std::max(bytes.rebuilt, saved);
+    else
+      bytes.saved += count * saved;
     bytes.scratch =
         std::max(bytes.scratch, detail::aligned_bytes(detail::scratch_buffers<Unit, T>(config)));
     largest_output = std::max(largest_output, output);

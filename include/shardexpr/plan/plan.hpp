@@ -3,11 +3,10 @@
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/activations.hpp>
-#include <shardexpr/plan/arena_map.hpp>
-#include <shardexpr/plan/schedule.hpp>
+#include <shardexpr/plan/mesh_shape.hpp>
+#include <shardexpr/plan/step_counts.hpp>
 
 #include <cstddef>
-#include <vector>
 
 namespace shardexpr {
 
@@ -26,12 +25,15 @@ struct Plan {
 
   std::size_t parameters_bytes = 0, gradients_bytes = 0, optimizer_bytes = 0;  ///< between steps
   std::size_t gathered_bytes = 0;        ///< full parameters while units are gathered
+  std::size_t resharded_bytes = 0;       ///< what ReshardTo keeps from forward to backward
   std::size_t full_gradients_bytes = 0;  ///< full gradients until they are reduced
   std::size_t activations_bytes = 0;
   std::size_t other_bytes = 0;
 
   std::size_t device_resident_bytes = 0;  ///< parameters, gradients, optimizer
   std::size_t device_peak_bytes = 0;      ///< all of it
+
+  std::size_t peak_live_elements = 0;  ///< most parameters gathered at once, padding left out
 
   std::size_t all_gather_sent_bytes = 0, reduce_scatter_sent_bytes = 0, all_reduce_sent_bytes = 0;
   std::size_t sent_bytes = 0;
@@ -41,111 +43,72 @@ struct Plan {
 
 namespace detail {
 
-/// A visitor of `Schedule` that counts: arenas by the same first fit as the run's, bytes by ring.
-template <class Strategy, class Model>
-class PlanVisitor {
-  using Sharding = typename Strategy::sharding;
-  using Precision = typename Strategy::precision;
-
- public:
-  constexpr explicit PlanVisitor(const Layout<Model>& layout)
-      : layout_{&layout},
-        gathered_at_(layout.unit_count(), 0),
-        gradients_at_(layout.unit_count(), 0) {}
-
-  constexpr void gather(std::size_t u) {
-    gathered_at_[u] = gathered.allocate(layout_->unit(u).padded);
-    all_gather += hops() * layout_->unit(u).part * sizeof(typename Precision::compute);
-  }
-  constexpr void release(std::size_t u) {
-    gathered.release(gathered_at_[u], layout_->unit(u).padded);
-  }
-  constexpr void open_gradients(std::size_t u) {
-    if (Sharding::gradients) gradients_at_[u] = gradients.allocate(layout_->unit(u).padded);
-  }
-  constexpr void reduce(std::size_t u) {
-    const std::size_t bytes = hops() * layout_->unit(u).part * sizeof(typename Precision::reduce);
-    if (Sharding::optimizer)
-      reduce_scatter += bytes;
-    else
-      all_reduce += 2 * bytes;
-    if (Sharding::gradients) gradients.release(gradients_at_[u], layout_->unit(u).padded);
-  }
-  constexpr void update(std::size_t) {}
-  constexpr void publish(std::size_t u) {
-    all_gather += hops() * layout_->unit(u).part * sizeof(typename Precision::compute);
-  }
-  template <std::size_t S>
-  constexpr void forward(std::size_t) {}
-  template <std::size_t S>
-  constexpr void backward(std::size_t) {}
-
-  ArenaMap gathered, gradients;  // elements
-  std::size_t all_gather = 0, reduce_scatter = 0, all_reduce = 0;
-
- private:
-  constexpr std::size_t hops() const { return layout_->world() - 1; }
-
-  const Layout<Model>* layout_;
-  std::vector<std::size_t> gathered_at_, gradients_at_;
-};
-
-/// What one step needs and sends, on one rank.
-struct StepCounts {
-  std::size_t gathered_elements = 0, gradients_elements = 0;  // of the arenas
-  std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;  // sent
-};
-
-/// Walks one step and counts.
-template <class Strategy, class Model>
-constexpr StepCounts count_step(const Layout<Model>& layout) {
-  Schedule<Strategy, Model> schedule{layout};
-  PlanVisitor<Strategy, Model> visitor{layout};
-  schedule.forward(visitor);
-  schedule.backward(visitor);
-  schedule.update(visitor);
-  return {visitor.gathered.high_water(), visitor.gradients.high_water(), visitor.all_gather,
-          visitor.reduce_scatter, visitor.all_reduce};
+/// Elements that one rank keeps of a flat, by what the sharding splits.
+template <class Sharding>
+constexpr std::size_t kept_parameters(const FlatLayout& flat) {
+  return Sharding::parameters && !flat.is_persistent ? flat.part : flat.padded;
+}
+template <class Sharding>
+constexpr std::size_t kept_gradients(const FlatLayout& flat) {
+  if (!flat.is_trainable) return 0;
+  return Sharding::gradients ? flat.part : flat.padded;
+}
+template <class Sharding>
+constexpr std::size_t kept_moments(const FlatLayout& flat) {
+  if (!flat.is_trainable) return 0;
+  return Sharding::optimizer ? flat.part : flat.padded;
 }
 
 }  // namespace detail
 
-/// What `Trainer`, a `Sharded<...>`, will hold and send with `world` ranks. A constant expression
-/// where the configuration is one: a job that would not fit does not build.
+/// What `Trainer`, a `Sharded<...>`, will hold and send with `world` ranks and `micro_batches` a
+/// step. A constant expression where the configuration is one: a job that would not fit does not
+/// build.
 ///
 ///   static_assert(sx::plan<Trainer>(config, 8).device_peak_bytes < 80_GiB);
 ///
-/// Errors:  throws ConfigError as `Layout` does.
+/// Errors:  throws ConfigError as the trainer's constructor does.
 /// Cost:    linear in the number of units; touches no memory of the model.
 template <class Trainer>
-constexpr Plan plan(const typename Trainer::Model::Config& config,
-                    std::size_t world) requires(!requires { Trainer::is_refused; }) {
+constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t world,
+                    std::size_t micro_batches = 1) requires(!requires { Trainer::is_refused; }) {
   using Model = typename Trainer::Model;
   using Strategy = typename Trainer::Strategy;
   using Sharding = typename Strategy::sharding;
   using Precision = typename Strategy::precision;
+  constexpr bool is_shared = Strategy::communicator::gather_is_shared;
 
-  const Layout<Model> layout{config, world};
-  const detail::StepCounts step = detail::count_step<Strategy>(layout);
-  const auto held = [&](bool sharded) {
-    return sharded ? layout.shard_elements() : layout.full_elements();
-  };
+  const MeshShape mesh = mesh_shape<Strategy>(world);
+  const Layout<Model> layout{config, mesh.shards, detail::grouping_of<Strategy, Model>()};
+  const detail::StepCounts step = detail::count_step<Strategy>(layout, mesh, micro_batches);
 
   Plan plan;
   plan.world = world;
   plan.parameter_count = layout.parameter_count();
-  plan.parameters_bytes = held(Sharding::parameters) * sizeof(typename Precision::storage);
-  plan.gradients_bytes = held(Sharding::gradients) * sizeof(typename Precision::reduce);
-  plan.optimizer_bytes = held(Sharding::optimizer) * Strategy::optimizer::moments *
-                         sizeof(typename Precision::optimizer);
-  plan.gathered_bytes = step.gathered_elements * sizeof(typename Precision::compute);
-  if (Strategy::communicator::gather_is_shared) plan.gathered_bytes /= world;
-  plan.full_gradients_bytes = step.gradients_elements * sizeof(typename Precision::reduce);
-  plan.activations_bytes = activation_bytes<Model, typename Precision::compute>(config).total();
+  for (std::size_t f = 0; f < layout.flat_count(); ++f) {
+    const FlatLayout& flat = layout.flat(f);
+    plan.parameters_bytes +=
+        detail::kept_parameters<Sharding>(flat) * sizeof(typename Precision::storage);
+    plan.gradients_bytes +=
+        detail::kept_gradients<Sharding>(flat) * sizeof(typename Precision::reduce);
+    plan.optimizer_bytes += detail::kept_moments<Sharding>(flat) * Strategy::optimizer::moments *
+                            sizeof(typename Precision::optimizer);
+  }
+  const std::size_t element = sizeof(typename Precision::compute);
+  plan.gathered_bytes =
+      step.gathered_elements * element / (is_shared ? mesh.shards : 1) +
+      step.regathered_elements * element / (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
+  plan.resharded_bytes = step.resharded_elements * element;
+  plan.full_gradients_bytes =
+      (step.gradients_elements + step.staging_elements) * sizeof(typename Precision::reduce);
+  plan.activations_bytes =
+      activation_bytes<Model, typename Precision::compute, typename Strategy::recompute>(config)
+          .total();
   plan.other_bytes = (1 + world) * sizeof(StepSummary);
+  plan.peak_live_elements = step.peak_live_elements;
 
   plan.device_resident_bytes = plan.parameters_bytes + plan.gradients_bytes + plan.optimizer_bytes;
-  plan.device_peak_bytes = plan.device_resident_bytes + plan.gathered_bytes +
+  plan.device_peak_bytes = plan.device_resident_bytes + plan.gathered_bytes + plan.resharded_bytes +
                            plan.full_gradients_bytes + plan.activations_bytes + plan.other_bytes;
 
   plan.all_gather_sent_bytes = step.all_gather_bytes + (world - 1) * sizeof(StepSummary);
@@ -158,7 +121,8 @@ constexpr Plan plan(const typename Trainer::Model::Config& config,
 
 /// Of a trainer that a rule refused: nothing, so that the rule's line is the only error.
 template <class Trainer>
-constexpr Plan plan(const typename Trainer::Model::Config&, std::size_t) requires requires {
+constexpr Plan plan(const typename Trainer::Model::Config&, std::size_t,
+                    std::size_t = 1) requires requires {
   Trainer::is_refused;
 }
 { return {}; }

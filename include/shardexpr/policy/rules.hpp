@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/policy/prefetch.hpp>
 
 #include <array>
 #include <string_view>
@@ -28,7 +29,46 @@
        "shard the gradients too (FullShard) or keep the parameters whole (ShardOptimizer)")        \
   RULE(SX103, !all_fp32<typename S::precision>(),                                                  \
        "the precision names a dtype other than fp32, the only one that is trained in",             \
-       "use FullPrecision")
+       "use FullPrecision")                                                                        \
+  RULE(SX104, counts_nothing<S>(), "a policy's number is 0, which asks for nothing",               \
+       "give it at least 1, or leave the policy out")                                              \
+  RULE(SX105, group_of<typename S::sharding> == 1,                                                 \
+       "a shard group of one rank, in which nothing would be sharded",                             \
+       "give the group at least 2 ranks, or use NoShard")                                          \
+  RULE(SX106, group_of<typename S::sharding> != 0 && !S::sharding::optimizer,                      \
+       "a shard group in which no state is sharded",                                               \
+       "shard at least the optimizer, or leave the group out")                                     \
+  RULE(SX107, S::reshard::ranks == 1,                                                              \
+       "a reshard to one rank; every rank would keep the whole after forward",                     \
+       "use ShardGradOp, which keeps it, or ReshardTo of at least 2 ranks")                        \
+  RULE(SX108, S::reshard::ranks != 0 && !gathers_in_turn<S>(),                                     \
+       "a partial reshard where nothing is released after its forward",                            \
+       "shard the parameters in more than one group, or leave ReshardTo out")                      \
+  RULE(SX109, reshard_exceeds_group<S>(),                                                          \
+       "a partial reshard that is no proper part of the shard group",                              \
+       "in HybridShard<S> with ReshardTo<K>, take a K below S that divides it")                    \
+  RULE(SX110, prefetches_backward<S>() && !gathers_in_turn<S>(),                                   \
+       "a backward prefetch where no group is gathered in turn",                                   \
+       "shard the parameters in more than one group, or use BackwardNone")                         \
+  RULE(SX111, prefetches_forward<S>() && !gathers_in_turn<S>(),                                    \
+       "a forward prefetch where no group is gathered in turn",                                    \
+       "shard the parameters in more than one group, or use ForwardNone")                          \
+  RULE(SX112, S::persistence::persist_below != 0 && !S::sharding::parameters,                      \
+       "small parameters that persist, where all parameters do",                                   \
+       "shard the parameters (FullShard, HybridShard), or leave PersistBelow out")                 \
+  RULE(SX113, bounds_gathers<S>() && !gathers_in_turn<S>(),                                        \
+       "a bound on gathered parameters where no group is gathered in turn",                        \
+       "shard the parameters in more than one group, or leave the bound out")                      \
+  RULE(SX114, bounds_nothing<S>(),                                                                 \
+       "a bound on what is gathered ahead where nothing is gathered ahead",                        \
+       "add BackwardPre, BackwardPost or ForwardPrefetch, or leave the bound out")                 \
+  RULE(SX115, S::gather_limit::live_groups == 1 && keeps_several<S>(),                             \
+       "a limit of one gathered group leaves no room to gather ahead or to keep one",              \
+       "give LimitGathers at least 2, or use BackwardNone and ForwardNone without ReuseWithin")    \
+  RULE(SX116, !names_differ<typename units_named<typename S::wrap>::type>,                         \
+       "a unit is named twice in one wrap policy", "name it once")                                 \
+  RULE(SX117, !names_differ<typename units_named<typename S::recompute>::type>,                    \
+       "a unit is named twice in one recompute policy", "name it once")
 
 namespace shardexpr {
 
@@ -55,6 +95,57 @@ template <class P>
 consteval bool all_fp32() {
   return std::is_same_v<typename P::storage, fp32> && std::is_same_v<typename P::compute, fp32> &&
          std::is_same_v<typename P::reduce, fp32> && std::is_same_v<typename P::optimizer, fp32>;
+}
+
+template <class P>
+inline constexpr bool counts_zero = false;
+template <class P>
+  requires requires { P::count; }
+inline constexpr bool counts_zero<P> = P::count == 0;
+template <class S>
+struct any_counts_zero;
+template <template <class...> class Strategy, class... Ps>
+struct any_counts_zero<Strategy<Ps...>> : std::bool_constant<(counts_zero<Ps> || ...)> {};
+template <class S>
+consteval bool counts_nothing() {
+  return any_counts_zero<S>::value;
+}
+
+template <class S>
+consteval bool gathers_in_turn() {
+  return gathers_in_turn_with<typename S::sharding, typename S::wrap>;
+}
+template <class S>
+consteval bool reshard_exceeds_group() {
+  constexpr std::size_t group = group_of<typename S::sharding>, ranks = S::reshard::ranks;
+  if constexpr (group < 2 || ranks == 0)
+    return false;
+  else
+    return ranks >= group || group % ranks != 0;
+}
+template <class S>
+consteval bool prefetches_backward() {
+  return S::backward_prefetch::ahead != GatherAhead::never;
+}
+template <class S>
+consteval bool prefetches_forward() {
+  return S::forward_prefetch::depth != 0;
+}
+template <class S>
+consteval bool keeps_several() {
+  return prefetches_backward<S>() || prefetches_forward<S>() || S::reuse::reuse_elements != 0;
+}
+template <class S>
+consteval bool bounds_gathers() {
+  return S::live_limit::live_elements != unlimited ||
+         S::prefetch_limit::ahead_elements != unlimited || S::reuse::reuse_elements != 0 ||
+         S::gather_limit::live_groups != unlimited;
+}
+template <class S>
+consteval bool bounds_nothing() {
+  const bool prefetches = prefetches_backward<S>() || prefetches_forward<S>();
+  return (S::prefetch_limit::ahead_elements != unlimited && !prefetches) ||
+         (S::live_limit::live_elements != unlimited && !keeps_several<S>());
 }
 
 template <class S>

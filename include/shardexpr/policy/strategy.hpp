@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/policy/accumulation.hpp>
 #include <shardexpr/policy/axis.hpp>
 #include <shardexpr/policy/backend.hpp>
 #include <shardexpr/policy/optimizer.hpp>
 #include <shardexpr/policy/precision.hpp>
+#include <shardexpr/policy/prefetch.hpp>
+#include <shardexpr/policy/recompute.hpp>
+#include <shardexpr/policy/reshard.hpp>
+#include <shardexpr/policy/residency.hpp>
 #include <shardexpr/policy/rules.hpp>
 #include <shardexpr/policy/sharding.hpp>
+#include <shardexpr/policy/wrap.hpp>
 
 #include <type_traits>
 
@@ -20,6 +26,17 @@ struct Strategy {
   using on = typename detail::pick<Axis, void, Ps...>::type;
 
   using sharding = on<axis::Sharding>;
+  using reshard = on<axis::Reshard>;
+  using backward_prefetch = on<axis::BackwardPrefetch>;
+  using forward_prefetch = on<axis::ForwardPrefetch>;
+  using persistence = on<axis::Persistence>;
+  using live_limit = on<axis::LiveLimit>;
+  using prefetch_limit = on<axis::PrefetchLimit>;
+  using reuse = on<axis::Reuse>;
+  using gather_limit = on<axis::GatherLimit>;
+  using wrap = on<axis::Wrap>;
+  using accumulation = on<axis::Accumulation>;
+  using recompute = on<axis::Recompute>;
   using optimizer = on<axis::Optimizer>;
   using precision = on<axis::Precision>;
   using device = typename on<axis::Device>::device;
@@ -29,8 +46,10 @@ struct Strategy {
 namespace detail {
 
 // Adding an axis: its header, and its tag here.
-using Axes =
-    list<axis::Sharding, axis::Optimizer, axis::Precision, axis::Device, axis::Communicator>;
+using Axes = list<axis::Sharding, axis::Reshard, axis::BackwardPrefetch, axis::ForwardPrefetch,
+                  axis::Persistence, axis::LiveLimit, axis::PrefetchLimit, axis::Reuse,
+                  axis::GatherLimit, axis::Wrap, axis::Accumulation, axis::Recompute,
+                  axis::Optimizer, axis::Precision, axis::Device, axis::Communicator>;
 
 template <class Axes, class... Ps>
 struct grammar;
@@ -45,9 +64,13 @@ struct grammar<list<Axis...>, Ps...> {
   static constexpr bool policies = (known<Ps> && ...);
   static constexpr bool all_complete = (complete<Ps> && ...);
   static constexpr bool unique = ((count_on<Axis, Ps...> <= 1) && ...);
-  using normal =
-      Strategy<typename pick<Axis, typename axis_traits<Axis>::standard, Ps...>::type...>;
 };
+
+// Apart from `grammar`: a default may ask the others' members, which only complete policies have.
+template <class Axes, class... Ps>
+struct normalize;
+template <class... Axis, class... Ps>
+struct normalize<list<Axis...>, Ps...> : std::type_identity<Strategy<chosen<Axis, Ps...>...>> {};
 
 /// The first rule that a pack breaks; its order is that of the codes.
 template <class... Ps>
@@ -60,7 +83,7 @@ consteval Rule first_broken() {
   else if constexpr (!G::all_complete)
     return Rule::SX003;
   else
-    return first_broken_combination<typename G::normal>();
+    return first_broken_combination<typename normalize<Axes, Ps...>::type>();
 }
 
 /// Says why a rule refuses, in one `static_assert`, when it is made complete.
@@ -83,8 +106,7 @@ struct RefusedStrategy : Report<decltype(Broken), Broken> {};
 template <Rule Broken, class... Ps>
 struct normal_form : std::type_identity<RefusedStrategy<Broken, Ps...>> {};
 template <class... Ps>
-struct normal_form<Rule::none, Ps...> : std::type_identity<typename grammar<Axes, Ps...>::normal> {
-};
+struct normal_form<Rule::none, Ps...> : normalize<Axes, Ps...> {};
 
 }  // namespace detail
 

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/arena.hpp>
+#include <shardexpr/engine/core.hpp>
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace shardexpr::detail {
+
+/// The full gradients of groups from the first backward that adds to them until they are reduced.
+template <class M, class S>
+class FullGradients {
+  using Core = detail::Core<M, S>;
+  using Device = typename Core::Device;
+  using Mark = typename Core::Mark;
+  using Needs = typename Core::Needs;
+  using Sharding = typename S::sharding;
+  using G = typename S::precision::reduce;
+
+ public:
+  FullGradients(Core& core, std::size_t micro_batches)
+      : core_{&core},
+        in_place_{gradients_in_place<S>(micro_batches)},
+        buffer_{core.device->template allocate<G>(core.counts.gradients_elements,
+                                                  Purpose::full_gradients)},
+        staging_{core.device->template allocate<G>(core.counts.staging_elements,
+                                                   Purpose::full_gradients)},
+        arena_{core.counts.gradients_elements, core.layout.group_count()},
+        groups_(core.layout.group_count()) {}
+
+  void open(std::size_t g) {
+    Group& group = groups_[g];
+    Needs needs;
+    if (in_place_)
+      needs.add(group.reduced);
+    else
+      group.at = arena_.allocate(core_->layout.group(g).gradients, needs);
+    core_->timeline.order(compute_stream, needs);
+    const Context<Device> on = begin(compute_stream, "open", g);
+    for_each_trained(
+        g, [&](std::size_t f, const FlatLayout&) { core_->device->fill_zero(on.stream, flat(f)); });
+    group.is_open = true;
+    note_live(on.stream);
+  }
+
+  /// Full gradients -> the mean, where it is kept. `adds`: to what earlier micro-batches left
+  /// there.
+  void reduce(std::size_t g, bool adds) {
+    Group& group = groups_[g];
+    core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
+    const Context<Device> on = begin(comm_stream, "reduce", g);
+    for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
+      const std::span<G> full = flat(f), kept = core_->state.updated_gradients(f);
+      if constexpr (Sharding::optimizer) {
+        const std::span<G> to = adds ? staging_.span().first(kept.size()) : kept;
+        core_->mesh.shard().reduce_scatter(on, std::span<const G>{full}, to, Reduction::mean);
+        if (adds) add(on, to, kept);
+      } else {
+        core_->mesh.shard().all_reduce(on, full, Reduction::mean);
+        if (adds)
+          add(on, full, kept);
+        else if (!in_place_)
+          core_->device->copy(on.stream, std::span<const G>{full}, kept);
+      }
+      if (!in_place_) core_->device->retire(on.stream, full);
+    });
+    group.reduced = group.closed = core_->timeline.mark(comm_stream);
+    group.is_open = false;
+  }
+
+  /// The kept gradients -> their mean over the copies.
+  void replicate(std::size_t g) {
+    if constexpr (Core::stream_count > copies_stream) {
+      core_->timeline.order(copies_stream, groups_[g].reduced);
+      const Context<Device> on = begin(copies_stream, "replicate", g);
+      for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
+        core_->mesh.copies().all_reduce(on, core_->state.updated_gradients(f), Reduction::mean);
+      });
+      groups_[g].reduced = core_->timeline.mark(copies_stream);
+    }
+  }
+
+  void close(std::size_t g) {
+    if (in_place_) return;
+    arena_.release(groups_[g].at, core_->layout.group(g).gradients, groups_[g].closed);
+    note_live(core_->timeline[compute_stream]);
+  }
+
+  /// The compute stream goes on when the gradients of group g are reduced.
+  void await(std::size_t g, Needs& needs) const { needs.add(groups_[g].reduced); }
+
+  bool is_open(std::size_t g) const { return groups_[g].is_open; }
+  /// Flat f's full gradients, of an open group. Empty if f is frozen.
+  std::span<G> flat(std::size_t f) const {
+    const FlatLayout& flat = core_->layout.flat(f);
+    if (!flat.is_trainable) return {};
+    if (in_place_) return core_->state.gradients(f);
+    return {buffer_.data() + groups_[flat.group].at + flat.gradient_offset, flat.padded};
+  }
+  bool fits(std::size_t g) const {
+    return in_place_ || arena_.fits(core_->layout.group(g).gradients);
+  }
+
+ private:
+  struct Group {
+    std::size_t at = 0;
+    bool is_open = false;
+    Mark reduced, closed;  // what is kept is final; nobody reads the full gradients any more
+  };
+
+  static void add(const Context<Device>& on, std::span<const G> from, std::span<G> to) {
+    on.for_each(to.size(), reads(from, to), writes(to),
+                [from = from.data(), to = to.data()](std::size_t i) { to[i] += from[i]; });
+  }
+  Context<Device> begin(StreamId stream, std::string_view what, std::size_t g) {
+    const Context<Device> on = core_->timeline.context(stream);
+    core_->device->annotate(on.stream, {what, g});
+    return on;
+  }
+  template <class Visit>
+  void for_each_trained(std::size_t g, Visit visit) const {
+    core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (flat.is_trainable) visit(f, flat);
+    });
+  }
+  void note_live(typename Device::Stream& stream) {
+    core_->device->note_live(stream, Purpose::full_gradients, arena_.live() * sizeof(G));
+  }
+
+  Core* core_;
+  bool in_place_;
+  typename Device::template Buffer<G> buffer_, staging_;
+  Arena<typename Core::Timeline> arena_;
+  std::vector<Group> groups_;
+};
+
+}  // namespace shardexpr::detail

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/arena.hpp>
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/gather_storage.hpp>
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+namespace shardexpr::detail {
+
+/// The full parameters of groups while they are gathered, and what ReshardTo keeps of them between.
+template <class M, class S>
+class GatheredParameters {
+  using Core = detail::Core<M, S>;
+  using Mark = typename Core::Mark;
+  using Needs = typename Core::Needs;
+  using T = typename S::precision::compute;
+  static constexpr bool gathers = S::sharding::parameters;
+  static constexpr bool reshards = S::reshard::ranks != 0;
+  static constexpr std::size_t nowhere = static_cast<std::size_t>(-1);
+
+ public:
+  explicit GatheredParameters(Core& core)
+      : core_{&core},
+        buffer_{*core.device, core.mesh.shard(), core.counts.gathered_elements},
+        regathered_{*core.device, core.mesh, core.counts.regathered_elements},
+        kept_{
+            core.device->template allocate<T>(core.counts.resharded_elements, Purpose::resharded)},
+        arena_{core.counts.gathered_elements, core.layout.group_count()},
+        regathered_arena_{core.counts.regathered_elements, core.layout.group_count()},
+        groups_(core.layout.group_count()) {}
+
+  /// This rank's parts -> the whole group, of every rank that shares the copy.
+  void gather(std::size_t g) {
+    take(g, arena_, buffer_.data());
+    const Context<typename Core::Device> on = begin("gather", g);
+    core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (!flat.is_persistent)
+        core_->mesh.shard().gather(on, std::span<const T>{core_->state.parameters(f)},
+                                   std::span{groups_[g].data + flat.gathered_offset, flat.padded});
+    });
+    finish(g);
+  }
+
+  /// Keeps this rank's 1/K of a gathered group.
+  void keep(std::size_t g) {
+    Group& group = groups_[g];
+    if (group.kept_at == nowhere) {  // the same place in every step
+      group.kept_at = kept_end_;
+      kept_end_ += core_->layout.group(g).gathered / S::reshard::ranks;
+    }
+    const Context<typename Core::Device> on = core_->timeline.context(compute_stream);
+    core_->device->annotate(on.stream, {"keep", g});
+    for_each_kept(g, [&](std::span<T> kept, const FlatLayout& flat) {
+      const T* full = group.data + flat.gathered_offset;
+      core_->device->copy(
+          on.stream,
+          std::span<const T>{full + core_->mesh.reshard().rank() * kept.size(), kept.size()}, kept);
+    });
+    group.kept = core_->timeline.mark(compute_stream);
+  }
+  /// What `keep` kept in K ranks -> the whole group.
+  void regather(std::size_t g) {
+    if constexpr (reshards) {
+      if constexpr (regathers_apart<S>)
+        take(g, regathered_arena_, regathered_.data());
+      else
+        take(g, arena_, buffer_.data());
+      groups_[g].is_regathered = true;
+      core_->timeline.order(comm_stream, groups_[g].kept);
+      const Context<typename Core::Device> on = begin("regather", g);
+      for_each_kept(g, [&](std::span<T> kept, const FlatLayout& flat) {
+        core_->mesh.reshard().gather(
+            on, std::span<const T>{kept},
+            std::span{groups_[g].data + flat.gathered_offset, flat.padded});
+      });
+      finish(g);
+    }
+  }
+
+  /// After what the compute stream has been given so far, the memory is another group's.
+  void release(std::size_t g) {
+    Group& group = groups_[g];
+    typename Core::Device::Stream& stream = core_->timeline.context(compute_stream).stream;
+    const std::size_t count = core_->layout.group(g).gathered;
+    core_->timeline.order(compute_stream, group.gathered);  // gathered, and perhaps never used
+    core_->device->retire(stream, std::span{group.data, count});
+    arena_of(group).release(group.at, count, core_->timeline.mark(compute_stream));
+    group.data = nullptr;
+    note_live(stream);
+  }
+
+  /// The compute stream goes on when group g is there.
+  void await(std::size_t g, Needs& needs) const {
+    if constexpr (gathers) needs.add(groups_[g].gathered);
+  }
+
+  bool is_gathered(std::size_t g) const { return groups_[g].data != nullptr; }
+  /// Flat f in full, of a gathered group or kept whole.
+  T* flat(std::size_t f) const {
+    const FlatLayout& flat = core_->layout.flat(f);
+    if constexpr (gathers)
+      if (!flat.is_persistent) return groups_[flat.group].data + flat.gathered_offset;
+    return core_->state.parameters(f).data();
+  }
+  bool fits(std::size_t g) const { return arena_.fits(core_->layout.group(g).gathered); }
+  std::size_t free_elements() const { return arena_.size() - arena_.live(); }
+
+ private:
+  struct Group {
+    T* data = nullptr;  // while gathered
+    std::size_t at = 0, kept_at = nowhere;
+    bool is_regathered = false;
+    Mark gathered, kept;
+  };
+  using Arena = detail::Arena<typename Core::Timeline>;
+
+  Arena& arena_of(const Group& group) {
+    return regathers_apart<S> && group.is_regathered ? regathered_arena_ : arena_;
+  }
+  void take(std::size_t g, Arena& arena, T* data) {
+    Needs needs;
+    groups_[g].at = arena.allocate(core_->layout.group(g).gathered, needs);
+    groups_[g].data = data + groups_[g].at;
+    groups_[g].is_regathered = false;
+    core_->timeline.order(comm_stream, needs);
+  }
+  Context<typename Core::Device> begin(std::string_view what, std::size_t g) {
+    const Context<typename Core::Device> on = core_->timeline.context(comm_stream);
+    core_->device->annotate(on.stream, {what, g});
+    return on;
+  }
+  void finish(std::size_t g) {
+    groups_[g].gathered = core_->timeline.mark(comm_stream);
+    note_live(core_->timeline[comm_stream]);
+  }
+  void note_live(typename Core::Device::Stream& stream) {
+    core_->device->note_live(stream, Purpose::gathered,
+                             (arena_.live() + regathered_arena_.live()) * sizeof(T));
+  }
+  template <class Visit>
+  void for_each_kept(std::size_t g, Visit visit) {
+    T* at = kept_.data() + groups_[g].kept_at;
+    core_->layout.for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
+      if (flat.is_persistent) return;
+      const std::span<T> kept{at, flat.padded / S::reshard::ranks};
+      at += kept.size();
+      visit(kept, flat);
+    });
+  }
+
+  Core* core_;
+  GatherStorage<S, gathers> buffer_;
+  RegatherStorage<S> regathered_;
+  typename Core::Device::template Buffer<T> kept_;
+  Arena arena_, regathered_arena_;
+  std::vector<Group> groups_;
+  std::size_t kept_end_ = 0;
+};
+
+}  // namespace shardexpr::detail
