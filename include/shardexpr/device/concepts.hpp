@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/exact_sum.hpp>
+#include <shardexpr/core/source_location.hpp>
 #include <shardexpr/device/access.hpp>
 #include <shardexpr/device/account.hpp>
 #include <shardexpr/device/label.hpp>
 
 #include <concepts>
 #include <cstddef>
-#include <source_location>
 #include <span>
 #include <string_view>
 
@@ -64,12 +64,12 @@ struct Context {
 
   template <std::size_t R, std::size_t W, class Work>
   void run(const Reads<R>& reads, const Writes<W>& writes, Work&& work,
-           std::source_location where = std::source_location::current()) const {
+           SourceLocation where = SourceLocation::current()) const {
     device.run(stream, reads, writes, static_cast<Work&&>(work), where);
   }
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(std::size_t count, const Reads<R>& reads, const Writes<W>& writes, Functor functor,
-                std::source_location where = std::source_location::current()) const {
+                SourceLocation where = SourceLocation::current()) const {
     device.for_each(stream, count, reads, writes, functor, where);
   }
 };

@@ -3,6 +3,7 @@
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/core/loop.hpp>
+#include <shardexpr/core/source_location.hpp>
 #include <shardexpr/device/access.hpp>
 #include <shardexpr/device/account.hpp>
 #include <shardexpr/device/concepts.hpp>
@@ -13,7 +14,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <source_location>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -99,7 +99,7 @@ class Cpu {
   /// Enqueues `work()`, which touches what is named and nothing else.
   template <std::size_t R, std::size_t W, class Work>
   void run(Stream&, const Reads<R>&, const Writes<W>&, Work&& work,
-           std::source_location = std::source_location::current()) {
+           SourceLocation = SourceLocation::current()) {
     std::forward<Work>(work)();
   }
 
@@ -117,14 +117,14 @@ class Cpu {
   /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet.
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor,
-                std::source_location = std::source_location::current()) {
+                SourceLocation = SourceLocation::current()) {
     detail::for_independent(count, functor);
   }
 
   /// Copies `from` to `to`, equally long and disjoint.
   template <class T>
   void copy(Stream& stream, std::span<const T> from, std::span<T> to,
-            std::source_location where = std::source_location::current()) {
+            SourceLocation where = SourceLocation::current()) {
     run(
         stream, reads(from), writes(to),
         [=] { detail::copy_bytes(to.data(), from.data(), from.size_bytes()); }, where);
@@ -132,7 +132,7 @@ class Cpu {
 
   template <class T>
   void fill_zero(Stream& stream, std::span<T> to,
-                 std::source_location where = std::source_location::current()) {
+                 SourceLocation where = SourceLocation::current()) {
     run(
         stream, reads(), writes(to),
         [=] {
@@ -145,7 +145,7 @@ class Cpu {
   /// The result is the same bits however the blocks are split over ranks.
   template <class T>
   void sum_squares(Stream& stream, std::span<const T> values, ExactSum* sum,
-                   std::source_location where = std::source_location::current()) {
+                   SourceLocation where = SourceLocation::current()) {
     run(
         stream, reads(values), writes(std::span{sum, 1}),
         [=] {
