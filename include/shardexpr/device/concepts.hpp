@@ -32,8 +32,9 @@ struct AnyWork {
 /// Others do nothing there.
 ///
 /// Errors:  what an operation throws is thrown by `synchronize` of its stream, and of every stream
-///          that waited for it; what was enqueued behind it does not run. `drain` waits without
-///          throwing, for destructors.
+///          that waited for it, and what was enqueued behind it does not run; a device that runs
+///          it within the enqueuing call throws there. `drain` waits without throwing, for
+///          destructors.
 template <class D>
 concept Device = requires(D& device, typename D::Stream& stream, typename D::Event& event,
                           std::span<const float> from, std::span<float> to, ExactSum* sum) {

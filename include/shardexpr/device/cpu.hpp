@@ -8,6 +8,7 @@
 #include <shardexpr/device/account.hpp>
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/device/cpu_copy.hpp>
+#include <shardexpr/device/cpu_stream.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,23 +26,47 @@
 
 namespace shardexpr {
 
-/// The CPU: memory is the process's own, a rank is one thread, and a stream runs each operation as
-/// it is enqueued. One object a rank; it keeps that rank's memory account.
+/// The CPU: memory is the process's own, a rank is one thread. One object a rank; it keeps that
+/// rank's memory account.
+///
+/// Order:   `Cpu{}` runs each operation as it is enqueued. With `Cpu{Execution::asynchronous}` each
+///          stream that is made with this device has a thread, which runs them in order.
+/// Errors:  what an operation throws leaves the enqueuing call where that ran it. An asynchronous
+///          stream keeps the first exception: what is enqueued behind it is destroyed unrun, then
+///          and later; `synchronize` throws it, every time; a stream that waits for an event
+///          recorded behind it fails with it. No wait becomes endless by a failure.
+/// Cost:    an asynchronous stream: a thread and 256 KiB. To enqueue allocates nothing; it waits
+///          while the operations not yet run fill the 256 KiB.
 class Cpu {
  public:
-  /// An in-order queue of work. Operations run inside `run`, so whatever was enqueued is complete.
-  class Stream {
+  static constexpr bool runs_on_host = true;
+
+  /// An in-order queue of work. One thread at a time enqueues. Neither copies nor moves; the
+  /// destructor waits for all that was enqueued. Without a device it is immediate.
+  class Stream : detail::CpuStream {
    public:
     Stream() = default;
-    Stream(Cpu&, std::string_view /*name*/) {}
+    /// Errors:  an asynchronous one throws std::bad_alloc, or std::system_error if it gets no
+    /// thread.
+    Stream(Cpu& device, std::string_view name) : CpuStream{device.execution_, name} {}
+
+   private:
+    friend class Cpu;
   };
 
-  /// A point in a stream that others wait for. Work is complete when it is recorded.
-  class Event {};
+  /// A point in a stream that others wait for: that of the last `record`; a wait in progress keeps
+  /// the point it was given. Recorded on an immediate stream it is complete at once. Neither copies
+  /// nor moves. It may go before or after the streams that use it, also while they wait.
+  class Event : detail::CpuEvent {
+    friend class Cpu;
+  };
 
   Cpu() = default;
+  explicit Cpu(Execution execution) : execution_{execution} {}
   Cpu(const Cpu&) = delete;  // buffers point to their device's account
   Cpu& operator=(const Cpu&) = delete;
+
+  Execution execution() const { return execution_; }
 
   /// Typed memory that returns itself. Moves, never copies.
   template <class T>
@@ -96,17 +121,21 @@ class Cpu {
     return {data, count, &account_, purpose};
   }
 
-  /// Enqueues `work()`, which touches what is named and nothing else.
+  /// Enqueues `work()`, which touches what is named and nothing else. An asynchronous stream copies
+  /// `work`: what it refers to must live until it has run.
   template <std::size_t R, std::size_t W, class Work>
-  void run(Stream&, const Reads<R>&, const Writes<W>&, Work&& work,
+  void run(Stream& stream, const Reads<R>&, const Writes<W>&, Work&& work,
            SourceLocation = SourceLocation::current()) {
-    std::forward<Work>(work)();
+    stream.run(std::forward<Work>(work));
   }
 
-  void record(Event&, Stream&) {}
-  void wait(Stream&, const Event&) {}
-  void synchronize(Stream&) {}
-  void drain(Stream&) noexcept {}
+  /// Marks the point behind all that was enqueued on `stream` so far.
+  void record(Event& event, Stream& stream) { stream.record(event); }
+  /// Lets what is enqueued on `stream` from now on wait for the point that `event` marks now. An
+  /// immediate stream waits in this call, and throws what failed before that point.
+  void wait(Stream& stream, const Event& event) { stream.wait(event); }
+  void synchronize(Stream& stream) { stream.synchronize(); }
+  void drain(Stream& stream) noexcept { stream.drain(); }
 
   // For devices that check or trace.
   void annotate(Stream&, const Label&) {}
@@ -116,9 +145,9 @@ class Cpu {
 
   /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet.
   template <std::size_t R, std::size_t W, class Functor>
-  void for_each(Stream&, std::size_t count, const Reads<R>&, const Writes<W>&, Functor functor,
-                SourceLocation = SourceLocation::current()) {
-    detail::for_independent(count, functor);
+  void for_each(Stream& stream, std::size_t count, const Reads<R>&, const Writes<W>&,
+                Functor functor, SourceLocation = SourceLocation::current()) {
+    stream.run([=] { detail::for_independent(count, functor); });
   }
 
   /// Copies `from` to `to`, equally long and disjoint.
@@ -193,6 +222,7 @@ class Cpu {
   }
 
  private:
+  Execution execution_ = Execution::immediate;
   MemoryAccount account_;
 };
 
