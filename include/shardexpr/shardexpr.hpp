@@ -9,6 +9,7 @@
 #include <shardexpr/core/macros.hpp>
 #include <shardexpr/core/tensor.hpp>
 #include <shardexpr/core/type_name.hpp>
+#include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
 #include <shardexpr/engine/trainer_name.hpp>

@@ -23,6 +23,13 @@ class CommError : public Error {
   using Error::Error;
 };
 
+/// Bytes that two operations touch without an event that orders them, or that are used after their
+/// release. `Checked` throws it.
+class RaceError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// The first error of a job, under the name of the rank it came from. The rank's own exception is
 /// nested inside (`std::rethrow_if_nested`).
 class RankError : public Error {
