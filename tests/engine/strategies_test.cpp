@@ -6,42 +6,19 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "../support/check_plan.hpp"
 #include "../support/train.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
-using shardexpr::Purpose;
-
 template <class... Ps>
 using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
 
 template <class Trainer>
-void check_plan(const sx::Plan& plan, const sx::MemoryAccount& account, const sx::Traffic& sent,
-                std::size_t steps) {
-  CHECK(account.live_bytes(Purpose::parameters) == plan.parameters_bytes);
-  CHECK(account.live_bytes(Purpose::gradients) == plan.gradients_bytes);
-  CHECK(account.live_bytes(Purpose::optimizer) == plan.optimizer_bytes);
-  CHECK(account.live_bytes(Purpose::gathered) == plan.gathered_bytes);
-  CHECK(account.live_bytes(Purpose::resharded) == plan.resharded_bytes);
-  CHECK(account.live_bytes(Purpose::full_gradients) == plan.full_gradients_bytes);
-  CHECK(account.live_bytes(Purpose::activations) == plan.activations_bytes);
-  CHECK(account.live_bytes(Purpose::other) == plan.other_bytes);
-  CHECK(account.live_bytes(Purpose::parameters) + account.live_bytes(Purpose::gradients) +
-            account.live_bytes(Purpose::optimizer) ==
-        plan.device_resident_bytes);
-  CHECK(account.peak_bytes() == plan.device_peak_bytes);
-  CHECK(sent.all_gather_bytes == steps * plan.all_gather_sent_bytes);
-  CHECK(sent.reduce_scatter_bytes == steps * plan.reduce_scatter_sent_bytes);
-  CHECK(sent.all_reduce_bytes == steps * plan.all_reduce_sent_bytes);
-  CHECK(sent.total() == steps * plan.sent_bytes);
-}
-
-template <class Trainer>
 Outcome run(std::size_t world, std::size_t steps, const toy::Config& config) {
   return train_toy<Trainer>(world, steps, config, [&](auto&, auto& device, auto& trainer) {
-    check_plan<Trainer>(sx::plan<Trainer>(config, world), device.account(), trainer.traffic(),
-                        steps);
+    check_plan(sx::plan<Trainer>(config, world), device.account(), trainer.traffic(), steps);
   });
 }
 
@@ -77,7 +54,7 @@ TEST_CASE_TEMPLATE("one rank over Solo equals one rank over Threads", Sharding, 
     outcome.losses.push_back(result.loss);
     outcome.norms.push_back(result.gradient_norm);
   }
-  check_plan<OverSolo>(sx::plan<OverSolo>({}, 1), device.account(), comm.traffic(), 10);
+  check_plan(sx::plan<OverSolo>({}, 1), device.account(), comm.traffic(), 10);
   trainer.summon([&](const std::string&, sx::Tensor<const float> value) {
     outcome.weights.insert(outcome.weights.end(), value.data, value.data + value.count());
   });

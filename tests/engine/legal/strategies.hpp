@@ -46,8 +46,8 @@ struct legal_of<list<Pack...>>
     : concat<list<>, std::conditional_t<is_legal<Pack>, list<Pack>, list<>>...> {};
 
 namespace sx = shardexpr;
-using Shardings = list<list<sx::FullShard>, list<sx::ShardGradOp>, list<sx::ShardOptimizer>,
-                       list<sx::NoShard>>;
+using Shardings =
+    list<list<sx::FullShard>, list<sx::ShardGradOp>, list<sx::ShardOptimizer>, list<sx::NoShard>>;
 using HybridShardings = list<list<sx::HybridShard<2>>, list<sx::HybridShardGradOp<2>>,
                              list<sx::HybridShard<4>>, list<sx::HybridShardGradOp<4>>>;
 using Reshards = list<sx::ReshardToShard, sx::ReshardTo<2>>;
@@ -58,21 +58,21 @@ template <class Of>
 using Product = typename legal_of<typename times<
     typename times<typename times<Of, Reshards>::type, Backward>::type, Forward>::type>::type;
 
-// The policies of the other axes, sized for the toy: units of 42, 56, 56, 56 and 5 elements, two
-// groups for the last.
+// The policies of the other axes, sized for the toy of run.hpp: units of 42, 4 x 56 and 5 elements;
+// wrapped by 60, the last computes with 159.
 using Others =
-    list<sx::PersistBelow<8>, sx::MaxLive<112>, sx::PrefetchBucket<112>, sx::ReuseWithin<60>,
+    list<sx::PersistBelow<8>, sx::MaxLive<160>, sx::PrefetchBucket<112>, sx::ReuseWithin<60>,
          sx::LimitGathers<3>, sx::WrapEach<toy::Mixer>, sx::WrapBySize<60>, sx::WrapWhole,
          sx::Recompute<toy::Mixer>, sx::Recompute<>, sx::ReduceAtEnd>;
 
-// Each unordered pair once: a policy with those behind it. Two on one axis are refused by the rules.
+// Each unordered pair once: a policy with those behind it. Two on one axis are refused by the
+// rules.
 template <class L>
 struct pairs;
 template <>
 struct pairs<list<>> : std::type_identity<list<>> {};
 template <class P, class... Q>
-struct pairs<list<P, Q...>>
-    : concat<list<list<P, Q>...>, typename pairs<list<Q...>>::type> {};
+struct pairs<list<P, Q...>> : concat<list<list<P, Q>...>, typename pairs<list<Q...>>::type> {};
 
 template <class Packs>
 struct without_repeats;
@@ -102,22 +102,23 @@ using Copies = typename strategies<typename concat<
     Product<HybridShardings>,
     typename legal_of<typename times<list<list<sx::HybridShard<2>>>, Others>::type>::type,
     typename legal_of<typename times<list<list<sx::HybridShardGradOp<2>>>, Others>::type>::type>::
-                                        type>::type;
+                                       type>::type;
 
 template <class L>
 inline constexpr std::size_t size = 0;
 template <class... S>
 inline constexpr std::size_t size<list<S...>> = sizeof...(S);
 
-/// Calls `visit.template operator()<S>()` for the strategies of a list whose place is `slice` modulo
-/// `slices`: few strategies a translation unit.
+/// Calls `visit.template operator()<S>()` for the strategies of a list whose place is `slice`
+/// modulo `slices`: few strategies a translation unit.
 template <std::size_t slice, std::size_t slices, class... S, class Visit>
 void for_each(list<S...>, Visit visit) {
   [&]<std::size_t... I>(std::index_sequence<I...>) {
-    ([&] {
-      if constexpr (I % slices == slice) visit.template operator()<S>();
-    }(),
-     ...);
+    (
+        [&] {
+          if constexpr (I % slices == slice) visit.template operator()<S>();
+        }(),
+        ...);
   }
   (std::make_index_sequence<sizeof...(S)>{});
 }

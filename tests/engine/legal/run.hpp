@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/comm/threads.hpp>
+#include <shardexpr/device/checked.hpp>
+#include <shardexpr/device/cpu.hpp>
+#include <shardexpr/engine/sharded.hpp>
+#include <shardexpr/engine/trainer_name.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "../../support/check_plan.hpp"
+#include "../../support/train.hpp"
+#include "strategies.hpp"
+#include <doctest/doctest.h>
+
+// What is asked of each legal strategy. All of it runs over Checked<Cpu>, so that a strategy is
+// compiled once and no access is left unproven.
+namespace legal {
+
+using CheckedCpu = sx::Checked<sx::Cpu>;
+
+template <class S, class D>
+struct on_device;
+template <class... P, class D>
+struct on_device<sx::Strategy<P...>, D>
+    : std::type_identity<
+          sx::Strategy<std::conditional_t<sx::OnAxis<P, sx::axis::Device>, sx::On<D>, P>...>> {};
+template <class S, class D = CheckedCpu>
+using Trainer = sx::sharded<toy::Autoencoder, typename on_device<S, D>::type>;
+
+/// One run of a strategy: who, how often, and how the device behaves.
+struct Job {
+  std::size_t world = 1, steps = 20, micro_batches = 1;
+  sx::Execution execution = sx::Execution::immediate;
+  std::chrono::microseconds longest_delay{0};
+  std::optional<std::size_t> dropped_wait = {};  // of rank 0
+};
+
+/// Trains, and compares the plan with what was allocated and sent. `waits`, if given, learns how
+/// many event waits rank 0 made.
+template <class T>
+Outcome train(const Job& job, std::size_t* waits = nullptr) {
+  const toy::Config config{.depth = 4};
+  Outcome outcome;
+  const sx::Plan plan = sx::plan<T>(config, job.world, job.micro_batches);
+  sx::launch(job.world, [&](sx::Threads& comm) {
+    const auto body = [&](auto& device) {
+      typename T::Options options;
+      options.micro_batches = job.micro_batches;
+      T trainer{device, comm, config, options};
+      std::vector<std::vector<float>> x(job.micro_batches, std::vector<float>(20));
+      std::vector<toy::Batch> batches;
+      for (const auto& values : x) batches.push_back({values.data()});
+      for (std::size_t s = 0; s < job.steps; ++s) {
+        for (std::size_t m = 0; m < x.size(); ++m)
+          toy::fill(x[m], s * job.micro_batches + m, comm.rank());
+        const sx::StepResult result = trainer.step(batches);
+        if (comm.rank() == 0) {
+          outcome.losses.push_back(result.loss);
+          outcome.norms.push_back(result.gradient_norm);
+        }
+      }
+      check_plan(plan, device.account(), trainer.traffic(), job.steps);
+      if constexpr (requires { device.wait_count(); })
+        if (waits != nullptr && comm.rank() == 0) *waits = device.wait_count();
+      trainer.summon([&](const std::string&, sx::Tensor<const float> value) {
+        if (comm.rank() == 0)
+          outcome.weights.insert(outcome.weights.end(), value.data, value.data + value.count());
+      });
+    };
+    if constexpr (std::is_same_v<typename T::Device, CheckedCpu>) {
+      CheckedCpu device{sx::CheckOptions{comm.rank() + 1, job.longest_delay}, job.execution};
+      if (job.dropped_wait && comm.rank() == 0) device.drop_wait(*job.dropped_wait);
+      body(device);
+    } else {
+      sx::Cpu device{job.execution};
+      body(device);
+    }
+  });
+  return outcome;
+}
+
+/// The plainest strategy of a kind, to which the others are compared: by accumulation, and by shard
+/// group where the copies sum in two stages.
+template <class S>
+struct reference {
+  static constexpr std::size_t group = sx::detail::group_of<typename S::sharding>;
+  using Sharding =
+      std::conditional_t<group == 0, sx::NoShard, sx::HybridShardGradOp<group == 0 ? 2 : group>>;
+  using type = sx::StrategyOf<Sharding, typename S::accumulation>;
+};
+template <class S>
+const Outcome& reference_outcome(std::size_t world, std::size_t steps, std::size_t micro_batches) {
+  struct Known {
+    std::size_t world, steps, micro_batches;
+    Outcome outcome;
+  };
+  static std::vector<Known> known;
+  for (const Known& k : known)
+    if (k.world == world && k.steps == steps && k.micro_batches == micro_batches) return k.outcome;
+  known.push_back({world, steps, micro_batches,
+                   train<Trainer<S, sx::Cpu>>(
+                       {.world = world, .steps = steps, .micro_batches = micro_batches})});
+  CHECK(known.back().outcome.losses.back() < known.back().outcome.losses.front());
+  return known.back().outcome;
+}
+
+template <class S>
+bool has_mesh(std::size_t world) {
+  try {
+    (void)sx::mesh_shape<S>(world);
+    return true;
+  } catch (const sx::ConfigError&) {
+    return false;
+  }
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__)
+inline constexpr std::size_t random_schedules = 40;  // sanitizers and second compilers look again
+#else
+inline constexpr std::size_t random_schedules = 1000;
+#endif
+
+template <class S>
+void check_strategy(std::initializer_list<std::size_t> worlds) {
+  using T = Trainer<S>;
+  using Reference = typename reference<S>::type;
+  const std::string name = sx::trainer_name<T>();
+  CAPTURE(name);
+
+  // 1. The same bits, and the plan to the byte.
+  std::size_t smallest = 0;
+  for (const std::size_t world : worlds) {
+    if (!has_mesh<S>(world)) continue;
+    if (smallest == 0 && world > 1) smallest = world;
+    CAPTURE(world);
+    for (const std::size_t micro_batches : {1, 2}) {
+      CAPTURE(micro_batches);
+      const Outcome& want = reference_outcome<Reference>(world, 20, micro_batches);
+      CHECK(train<T>({.world = world, .micro_batches = micro_batches}) == want);
+    }
+  }
+  REQUIRE(smallest != 0);
+
+  // 2. The same bits over random schedules, and no report.
+  using namespace std::chrono_literals;
+  std::size_t waits = 0;
+  for (const std::size_t micro_batches : {1, 2}) {
+    const std::size_t steps = random_schedules / 2;
+    const Outcome& want = reference_outcome<Reference>(smallest, steps, micro_batches);
+    CHECK(train<T>({.world = smallest,
+                    .steps = steps,
+                    .micro_batches = micro_batches,
+                    .execution = sx::Execution::asynchronous,
+                    .longest_delay = 20us}) == want);
+  }
+
+  // 3. Each event wait is needed: without it, a report.
+  const Job steps{.world = smallest, .steps = 2, .micro_batches = 2};
+  (void)train<T>(steps, &waits);
+  CHECK(waits > 0);
+  for (std::size_t n = 0; n < waits; ++n) {
+    CAPTURE(n);
+    Job job = steps;
+    job.dropped_wait = n;
+    std::string report;
+    try {
+      (void)train<T>(job);
+    } catch (const sx::RankError& error) {
+      report = error.what();
+    }
+    CHECK(report.find("race") != std::string::npos);
+  }
+}
+
+}  // namespace legal
