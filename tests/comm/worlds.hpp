@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/comm/delayed.hpp>
 #include <shardexpr/comm/solo.hpp>
 #include <shardexpr/comm/threads.hpp>
 #include <shardexpr/device/cpu.hpp>
 
+#include <chrono>
 #include <cstddef>
+#include <utility>
 
 namespace shardexpr::testing {
 
@@ -28,6 +31,23 @@ struct ThreadsWorld {
   template <class Body>
   static void run(Body body) {
     launch(world, [&](Threads& comm) {
+      Cpu device;
+      Cpu::Stream stream;
+      body(comm, Context<Cpu>{device, stream});
+    });
+  }
+};
+
+/// A fast network, so that the suite stays short.
+template <std::size_t world>
+struct DelayedWorld {
+  static constexpr bool gather_aliases = true;
+
+  template <class Body>
+  static void run(Body body) {
+    launch(world, [&](Threads& threads) {
+      const Network network{.latency = std::chrono::microseconds{1}, .bytes_per_second = 1e10};
+      Delayed<Threads> comm{std::move(threads), network};
       Cpu device;
       Cpu::Stream stream;
       body(comm, Context<Cpu>{device, stream});
