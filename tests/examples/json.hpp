@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <cctype>
 #include <cmath>
 #include <cstddef>
@@ -10,16 +11,17 @@
 #include <utility>
 #include <vector>
 
-/// A value of the log: an object, a string or a number. Strict: no other kinds, no space outside
-/// strings, no escapes, no name twice, nothing behind the end. The log needs no more, and null
-/// would hide a NaN.
+/// A value of a log or a trace: an object, an array, a string or a number. Strict: no other kinds,
+/// no space outside strings but for a line break around the values of an array, no escapes but
+/// those that must be, no name twice, nothing behind the end. Files of this project need no more,
+/// and null would hide a NaN.
 struct Json {
-  enum class Kind { object, string, number };
+  enum class Kind { object, array, string, number };
   Kind kind = Kind::object;
   std::string text;  ///< of a string, or a number as written
   double number = 0;
   std::vector<std::string> keys;  ///< of an object, as written
-  std::vector<Json> values;       ///< one for each key
+  std::vector<Json> values;       ///< one for each key, or those of an array
 
   /// Errors:  std::runtime_error on anything else.
   static Json parse(std::string_view text) {
@@ -29,11 +31,15 @@ struct Json {
     return value;
   }
 
+  bool has(std::string_view name) const {
+    return std::find(keys.begin(), keys.end(), name) != keys.end();
+  }
   const Json& operator[](std::string_view name) const {
     for (std::size_t i = 0; i < keys.size(); ++i)
       if (keys[i] == name) return values[i];
     throw std::runtime_error("no field " + std::string(name));
   }
+  const std::vector<Json>& array() const { return of(Kind::array).values; }
   std::string string() const { return of(Kind::string).text; }
   double real() const { return of(Kind::number).number; }
   /// A count: digits and nothing else.
@@ -66,16 +72,48 @@ struct Json {
     need(text, '"');
     std::string value;
     while (!text.empty() && text.front() != '"') {
-      if (static_cast<unsigned char>(text.front()) < ' ' || text.front() == '\\')
-        throw std::runtime_error("control character or escape at: " + std::string(text));
-      value += text.front();
-      text.remove_prefix(1);
+      if (static_cast<unsigned char>(text.front()) < ' ')
+        throw std::runtime_error("control character at: " + std::string(text));
+      if (eat(text, '\\'))
+        value += parse_escape(text);
+      else {
+        value += text.front();
+        text.remove_prefix(1);
+      }
     }
     need(text, '"');
     return value;
   }
+  static char parse_escape(std::string_view& text) {
+    for (const char c : {'"', '\\'})
+      if (eat(text, c)) return c;
+    need(text, 'u');
+    unsigned code = 0;
+    for (int digit = 0; digit < 4; ++digit) {
+      const std::size_t at =
+          std::string_view{"0123456789abcdef"}.find(text.empty() ? ' ' : text[0]);
+      if (at == std::string_view::npos)
+        throw std::runtime_error("no digit at: " + std::string(text));
+      code = code * 16 + static_cast<unsigned>(at);
+      text.remove_prefix(1);
+    }
+    if (code >= ' ') throw std::runtime_error("needless escape before: " + std::string(text));
+    return static_cast<char>(code);
+  }
   static Json parse_value(std::string_view& text) {
     Json value;
+    if (eat(text, '[')) {
+      value.kind = Kind::array;
+      eat(text, '\n');
+      if (eat(text, ']')) return value;
+      do {
+        eat(text, '\n');
+        value.values.push_back(parse_value(text));
+      } while (eat(text, ','));
+      eat(text, '\n');
+      need(text, ']');
+      return value;
+    }
     if (eat(text, '{')) {
       if (eat(text, '}')) return value;
       do {

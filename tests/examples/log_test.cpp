@@ -23,6 +23,8 @@ std::vector<std::string> strategies() {
 TEST_CASE("the parser of this test is strict") {
   CHECK(Json::parse(R"({"a":{"b":-1.5e-3},"c":"d"})")["a"]["b"].real() == -1.5e-3);
   CHECK(Json::parse("{}").names() == "");
+  CHECK(Json::parse("[\n1,\n[],[\n]\n]").array().size() == 3);
+  CHECK(Json::parse(R"(["a\"\\\u001f"])").array()[0].string() == "a\"\\\x1f");
   CHECK_THROWS(Json::parse(R"({"a":1.0})")["a"].count());
   CHECK_THROWS(Json::parse(R"({"a":1})")["a"].string());
   for (const char* bad : {"",
@@ -45,6 +47,16 @@ TEST_CASE("the parser of this test is strict") {
                           R"({"a":1} )",
                           R"({"a":+1})",
                           R"({"a":-})",
+                          "[1,]",
+                          "[1",
+                          "[1\n,2]",
+                          "[\n\n1]",
+                          "[1 ]",
+                          R"(["\n"])",
+                          R"(["\u0041"])",
+                          R"(["\u00g0"])",
+                          R"(["\u001)",
+                          R"(["\)",
                           "{\"a\":\"\n\"}"}) {
     CAPTURE(bad);
     CHECK_THROWS(Json::parse(bad));

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/error.hpp>
+#include <shardexpr/core/source_location.hpp>
+#include <shardexpr/device/account.hpp>
+#include <shardexpr/device/label.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shardexpr {
+
+struct TraceOptions {
+  /// What a stream can record; 80 bytes each, allocated with the stream.
+  std::size_t events_per_stream = std::size_t{1} << 16;
+};
+
+namespace detail {
+
+class StreamTrace;
+
+enum class TraceKind { operation, annotation, join, live_bytes };
+
+/// One thing that a stream did. Members that its kind does not name are unused.
+struct TraceEvent {
+  TraceKind kind{};
+  Purpose purpose{};                    // live_bytes
+  std::int64_t begin_ns = 0;            // operation, live_bytes
+  std::int64_t end_ns = 0;              // operation
+  std::size_t number = 0;               // operation: its own; join: the last that is waited for
+  SourceLocation where{};               // operation
+  Label label{};                        // annotation
+  const StreamTrace* source = nullptr;  // join
+  std::size_t size_bytes = 0;           // live_bytes
+};
+
+/// What one stream did, in order. The stream's own operations write, one at a time, into memory
+/// that is there beforehand; anybody may read what is complete. When it is full, it keeps what it
+/// has and counts what it drops.
+class StreamTrace {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  StreamTrace(std::size_t rank, std::string_view name, std::size_t capacity, Clock::time_point zero)
+      : rank_{rank}, name_{name}, zero_{zero}, events_(capacity) {}
+  StreamTrace(const StreamTrace&) = delete;
+  StreamTrace& operator=(const StreamTrace&) = delete;
+
+  void begin() { begin_ns_ = now_ns(); }
+  void end(SourceLocation where, std::size_t number) {
+    if (TraceEvent* event = next(TraceKind::operation)) {
+      event->begin_ns = begin_ns_;
+      event->end_ns = now_ns();
+      event->where = where;
+      event->number = number;
+      publish();
+    }
+  }
+  void annotate(const Label& label) {
+    if (TraceEvent* event = next(TraceKind::annotation)) {
+      event->label = label;
+      publish();
+    }
+  }
+  void join(const StreamTrace& source, std::size_t number) {
+    if (TraceEvent* event = next(TraceKind::join)) {
+      event->source = &source;
+      event->number = number;
+      publish();
+    }
+  }
+  void note_live(Purpose purpose, std::size_t size_bytes) {
+    if (TraceEvent* event = next(TraceKind::live_bytes)) {
+      event->purpose = purpose;
+      event->size_bytes = size_bytes;
+      event->begin_ns = now_ns();
+      publish();
+    }
+  }
+
+  std::size_t rank() const { return rank_; }
+  const std::string& name() const { return name_; }
+  std::span<const TraceEvent> events() const {
+    return {events_.data(), count_.load(std::memory_order_acquire)};
+  }
+  std::size_t dropped() const { return dropped_.load(std::memory_order_relaxed); }
+
+ private:
+  TraceEvent* next(TraceKind kind) {
+    const std::size_t count = count_.load(std::memory_order_relaxed);
+    if (count == events_.size()) {
+      dropped_.store(dropped_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+      return nullptr;
+    }
+    events_[count].kind = kind;
+    return &events_[count];
+  }
+  void publish() {
+    count_.store(count_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
+  std::int64_t now_ns() const {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - zero_).count();
+  }
+
+  std::size_t rank_;
+  std::string name_;
+  Clock::time_point zero_;
+  std::vector<TraceEvent> events_;
+  std::int64_t begin_ns_ = 0;  // of the operation that runs
+  std::atomic<std::size_t> count_{0}, dropped_{0};
+};
+
+/// Records one operation, also when it throws.
+class TracedScope {
+ public:
+  TracedScope(StreamTrace& trace, SourceLocation where, std::size_t number)
+      : trace_{trace}, where_{where}, number_{number} {
+    trace_.begin();
+  }
+  TracedScope(const TracedScope&) = delete;
+  TracedScope& operator=(const TracedScope&) = delete;
+  ~TracedScope() { trace_.end(where_, number_); }
+
+ private:
+  StreamTrace& trace_;
+  SourceLocation where_;
+  std::size_t number_;
+};
+
+}  // namespace detail
+
+/// What all ranks of a process recorded through `Traced` devices; `write_trace` writes it. Its
+/// clock begins with it. It must outlive the devices and their streams.
+///
+/// Errors:  ConfigError if a stream may record no event.
+class Trace {
+ public:
+  explicit Trace(TraceOptions options = {}) : options_{options} {
+    if (options.events_per_stream == 0)
+      throw ConfigError("events_per_stream of a trace must be at least 1");
+  }
+  Trace(const Trace&) = delete;  // streams point to it
+  Trace& operator=(const Trace&) = delete;
+
+  const TraceOptions& options() const { return options_; }
+
+  /// Events that found their stream's buffer full. A trace that dropped any lacks the end of a
+  /// stream: say so where a person looks.
+  std::size_t dropped_events() const {
+    std::size_t all = 0;
+    for (const detail::StreamTrace* stream : streams()) all += stream->dropped();
+    return all;
+  }
+
+  /// A place to record for one more stream of a rank. The name is copied.
+  /// Errors:  std::bad_alloc
+  detail::StreamTrace& add_stream(std::size_t rank, std::string_view name) {
+    std::scoped_lock lock{mutex_};
+    return streams_.emplace_back(rank, name, options_.events_per_stream, zero_);
+  }
+
+  /// All streams, by rank and then in the order in which the rank made them.
+  std::vector<const detail::StreamTrace*> streams() const {
+    std::vector<const detail::StreamTrace*> all;
+    {
+      std::scoped_lock lock{mutex_};
+      for (const detail::StreamTrace& stream : streams_) all.push_back(&stream);
+    }
+    std::stable_sort(all.begin(), all.end(),
+                     [](const auto* a, const auto* b) { return a->rank() < b->rank(); });
+    return all;
+  }
+
+ private:
+  TraceOptions options_;
+  detail::StreamTrace::Clock::time_point zero_ = detail::StreamTrace::Clock::now();
+  mutable std::mutex mutex_;
+  std::deque<detail::StreamTrace> streams_;  // they stay where they are
+};
+
+}  // namespace shardexpr
