@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/core/error.hpp>
+#include <shardexpr/device/task_queue.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -254,11 +255,12 @@ class Team {
       round_.notify_all();
       return true;
     }
+    const int spins = detail::in_stream_worker ? 0 : spins_;
     for (int spin = 0;; ++spin) {
       seen = round_.load(std::memory_order_acquire);
       if ((seen & ~ended) != before) return true;
       if (breakable && (seen & ended)) return false;
-      if (spin < spins_)
+      if (spin < spins)
         detail::relax();
       else
         round_.wait(seen, std::memory_order_acquire);

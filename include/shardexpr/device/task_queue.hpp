@@ -22,6 +22,10 @@
 
 namespace shardexpr::detail {
 
+/// This thread is a stream's worker. There are more of them than cores: who waits in one sleeps at
+/// once, so that another can compute.
+inline thread_local bool in_stream_worker = false;
+
 /// Tasks that one thread enqueues and a worker of the queue's own runs, in order. They lie in a
 /// ring of bytes, so that to enqueue allocates nothing.
 ///
@@ -116,6 +120,7 @@ class TaskQueue {
   }
 
   void work() {
+    in_stream_worker = true;
     bool failed = false;
     for (std::uint64_t position = 0;;) {
       filled_.await([&] { return written_.load(std::memory_order_acquire) != position; });
