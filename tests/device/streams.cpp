@@ -145,6 +145,7 @@ TEST_CASE("an event does not wait for what was enqueued behind it") {
   rig.run(rig.a, [] {});
   go = true;
   go.notify_all();
+  rig.device.synchronize(rig.a);
 }
 
 TEST_CASE("an event is recorded again while streams wait for what it was") {
@@ -192,6 +193,7 @@ TEST_CASE("an event that two streams recorded stands for the last alone") {
   CHECK(seen == 1);
   go = true;
   go.notify_all();
+  rig.device.synchronize(rig.a);
 }
 
 TEST_CASE("immediate and asynchronous streams wait for each other") {
@@ -225,6 +227,7 @@ TEST_CASE("immediate and asynchronous streams wait for each other") {
   rig.device.synchronize(rig.b);
   go = true;
   go.notify_all();
+  rig.device.synchronize(rig.a);
 }
 
 TEST_CASE("events and streams may go in any order") {
@@ -428,6 +431,9 @@ TEST_CASE("a failure ends its stream and those that wait for it, and no other") 
   CHECK(what_of([&] { rig.device.wait(here, later); }) == "boom");
   rig.device.wait(fresh, later);
   CHECK(what_of([&] { rig.device.synchronize(fresh); }) == "boom");
+  Cpu::Stream late{rig.device, "late"};
+  rig.device.wait(late, before);  // still a point before the failure
+  CHECK(what_of([&] { rig.device.synchronize(late); }) == "");
   CHECK(ran == 2);
 }
 

@@ -26,6 +26,8 @@ namespace shardexpr {
 ///
 /// Shapes:  as in `Communicator`; W = size().
 /// Order:   every rank calls the same collectives in the same order; calls and spans are compared.
+///          A rank's collectives go on one stream; `split` and `gather_buffer`, which run at once,
+///          come behind a `synchronize` of it, and so does this object's end.
 /// Errors:  ConfigError for spans, roots and reductions that do not fit, before any waiting.
 ///          CommError in every rank when ranks make different calls (it names two of them), when a
 ///          rank failed, or when a rank left whose part is missing. Outputs are then unspecified.

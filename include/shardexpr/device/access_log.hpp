@@ -102,8 +102,13 @@ class AccessLog {
     merge(begin, end);
   }
 
-  /// Stretches of bytes with a history.
-  std::size_t size() const { return intervals_.size(); }
+  /// Accesses that are kept, one for each stretch of bytes that it is kept for.
+  std::size_t size() const {
+    std::size_t count = 0;
+    for (const auto& [begin, interval] : intervals_)
+      count += (interval.write.time != 0) + interval.reads.size();
+    return count;
+  }
 
  private:
   struct Interval {

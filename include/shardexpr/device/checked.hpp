@@ -60,8 +60,9 @@ struct CheckOptions {
 ///          both accesses. A race found when a buffer is freed is kept: the next operation,
 ///          `synchronize` or `check()` throws it. If none comes, the destructor writes it to stderr
 ///          and aborts, or only writes it while an exception is unwinding.
-/// Cost:    some microseconds an operation. Freed buffers are held back, `held_bytes` at most, so
-///          that nobody else gets their addresses too soon.
+/// Cost:    a search in a log for each access; it allocates. Freed buffers are held back,
+///          `held_bytes` of them at most, so that nobody else gets their addresses too soon;
+///          `account()` does not count them.
 template <class D>
 class Checked {
   using Bytes = typename D::template Buffer<std::byte>;
@@ -239,8 +240,8 @@ class Checked {
   std::size_t wait_count() const { return wait_count_; }
   /// Lets the n-th call of `wait`, counted from 0, do nothing: to prove that it was needed.
   void drop_wait(std::size_t n) { dropped_.insert(n); }
-  /// Stretches of bytes of which a history is kept.
-  std::size_t interval_count() const { return log_.size(); }
+  /// Accesses that are kept for later ones to be compared with.
+  std::size_t log_size() const { return log_.size(); }
 
   const MemoryAccount& account() const { return account_; }
   MemoryAccount& account() { return account_; }
