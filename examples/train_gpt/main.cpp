@@ -3,36 +3,25 @@
 // strategy is picked once, below, by name; from there on everything is known to the compiler.
 #include <shardexpr/shardexpr.hpp>
 
-#include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <cmath>
-#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <new>
 #include <string>
 #include <system_error>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "options.hpp"
 #include "report.hpp"
 #include "text.hpp"
+#include "traced.hpp"
+#include "train.hpp"
 #include "train_gpt_strategies.hpp"  // made by CMake from TRAIN_GPT_STRATEGIES
 
-namespace sx = shardexpr;
-
 namespace {
-
-sx::GptConfig config_of(const Options& o) {
-  return {.vocabulary = Text::vocabulary,
-          .context = o.context,
-          .embed = o.embed,
-          .heads = o.heads,
-          .layers = o.layers,
-          .batch = o.batch};
-}
 
 /// Refuses before allocating what this machine cannot hold.
 void check_fits(const char* needs, double rank_bytes, std::size_t ranks) {
@@ -43,11 +32,6 @@ void check_fits(const char* needs, double rank_bytes, std::size_t ranks) {
                    "), this machine has " + human_bytes(machine_bytes()) +
                    "; take fewer ranks or a smaller model");
 }
-
-struct Result {
-  double loss = 0;
-  Measured measured;
-};
 
 template <class Trainer>
 sx::Plan plan_for(const Options& o) {
@@ -62,52 +46,10 @@ sx::Plan plan_for(const Options& o) {
   return plan;
 }
 
-/// Runs `body(comm)` in each rank of the strategy's communicator.
-template <class Comm, class Body>
-void run_ranks(std::size_t ranks, Body body) {
-  if constexpr (std::is_same_v<Comm, sx::Solo>) {
-    Comm comm;
-    body(comm);
-  } else {
-    sx::launch(ranks, body);
-  }
-}
-
-/// Trains over `o.ranks` ranks; rank 0 writes the log and the progress.
 template <class Trainer>
 Result train(const Options& o, const Text& text, Log& log) {
-  using Clock = std::chrono::steady_clock;
-  const sx::GptConfig config = config_of(o);
-  Result out;
-  run_ranks<typename Trainer::Strategy::communicator>(o.ranks, [&](auto& comm) {
-    sx::Cpu device;
-    typename Trainer::Options options;
-    options.optimizer.learning_rate = o.lr;
-    options.seed = o.seed;
-    Trainer trainer{device, comm, config, options};
-    std::vector<std::int32_t> tokens(config.tokens()), targets(config.tokens());
-    const bool speaks = comm.rank() == 0;
-    Progress progress{o.steps, o.quiet || !speaks};
-    for (std::size_t step = 1; step <= o.steps; ++step) {
-      const auto began = Clock::now();
-      const std::size_t sent_before = comm.traffic().total();
-      text.sample(o.seed, step, comm.rank(), o.batch, o.context, tokens, targets);
-      const sx::StepResult result = trainer.step({tokens.data(), targets.data()});
-      if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm))
-        throw sx::Error("loss or gradient is not finite at step " + std::to_string(step) +
-                        "; lower --lr");
-      if (!speaks) continue;
-      const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
-      const double tokens_per_s =
-          static_cast<double>(config.tokens() * comm.size()) / std::max(seconds, 1e-9);
-      const std::size_t sent = comm.traffic().total() - sent_before;
-      log.step(step, result, tokens_per_s, sent);
-      progress.step(step, result.loss, tokens_per_s);
-      out = {result.loss, {resident_bytes(device.account()), device.account().peak_bytes(), sent}};
-    }
-  });
-  log.end(out.loss, out.measured);
-  return out;
+  return train_on<Trainer>(o, text, log,
+                           [&](std::size_t) { return make_device<DeviceOf<Trainer>>(o); });
 }
 
 /// A strategy that this program was compiled with.
@@ -137,21 +79,38 @@ const Entry& find(const std::string& name) {
   throw BadInput("--strategy '" + name + "' is not in this program; it has " + names);
 }
 
+/// Whether two names are of one file, be it there already or not.
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code error;
+  if (std::filesystem::equivalent(a, b, error)) return true;
+  const auto whole = [&](const std::string& name) {
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(name, error), error);
+  };
+  const std::filesystem::path first = whole(a), second = whole(b);
+  return !error && first == second;
+}
+
 void run(const Options& o) {
   const Entry& entry = find(o.strategy);
+  if (!o.trace.empty()) check_traceable(entry.name);
   const Text text{o.data, o.context};
   const sx::Plan plan = entry.plan(o);
-  std::error_code error;
-  if (std::filesystem::equivalent(o.data, o.log, error))
+  if (!o.log.empty() && same_file(o.data, o.log))
     throw BadInput("--log " + o.log + " is the file of --data; name another");
-  Log log{o.log};  // last, so that bad input leaves no file behind
+  if (!o.trace.empty())
+    for (const auto& [option, path] : {std::pair{"--data", &o.data}, {"--log", &o.log}})
+      if (!path->empty() && same_file(o.trace, *path))
+        throw BadInput("--trace " + o.trace + " is the file of " + option + "; name another");
+  TraceFile trace{o.trace};  // last, so that bad input leaves no file behind
+  Log log{o.log};
   const double entropy = text.unigram_entropy();
   log.start(entry.name, plan, entropy);
   if (!o.quiet)
     std::printf("%s\n%zu parameters, %zu rank%s, %s a rank (peak), unigram entropy %.4f\n",
                 entry.type.c_str(), plan.parameter_count, plan.world, plan.world == 1 ? "" : "s",
                 human_bytes(static_cast<double>(plan.device_peak_bytes)).c_str(), entropy);
-  const Result result = entry.train(o, text, log);
+  const Result result =
+      o.trace.empty() ? entry.train(o, text, log) : train_traced(entry.name, o, text, log, trace);
   std::printf("final loss %.4f, %s the text's unigram entropy of %.4f (nats a byte)\n", result.loss,
               result.loss < entropy ? "below" : "not below", entropy);
 }
@@ -186,11 +145,8 @@ bool compare(const Options& o) {
   return agree;
 }
 
-/// The one line of an error, whatever names it quotes.
-int fail(int status, std::string what) {
-  for (char& c : what)
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
-  std::fprintf(stderr, "train_gpt: %s\n", what.c_str());
+int fail(int status, const std::string& what) {
+  complain(what);
   return status;
 }
 

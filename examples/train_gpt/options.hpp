@@ -16,7 +16,7 @@ struct BadInput : std::runtime_error {
 };
 
 struct Options {
-  std::string data, log, strategy;
+  std::string data, log, trace, strategy;
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8;
   float lr = 1e-3f;
   std::uint64_t seed = 1;
@@ -39,6 +39,7 @@ inline constexpr std::string_view usage =
     "  --lr X            learning rate of AdamW (0.001)\n"
     "  --seed N          of the initial weights and the order of the data (1)\n"
     "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
+    "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n"
     "  --compare         train --steps under every strategy; print bytes planned and measured\n"
     "  --list            print each strategy's name and type\n"
     "  --quiet           print the last line only\n"
@@ -80,6 +81,8 @@ inline Options parse_options(int argc, char** argv) {
       o.data = value();
     else if (name == "--log")
       o.log = value();
+    else if (name == "--trace")
+      o.trace = value();
     else if (name == "--strategy")
       o.strategy = value();
     else if (name == "--ranks")
@@ -133,5 +136,6 @@ inline Options parse_options(int argc, char** argv) {
   if (o.compare && !o.strategy.empty())
     throw BadInput("--compare runs every strategy; leave out --strategy");
   if (o.compare && !o.log.empty()) throw BadInput("--compare writes no log; leave out --log");
+  if (o.compare && !o.trace.empty()) throw BadInput("--compare writes no trace; leave out --trace");
   return o;
 }

@@ -29,6 +29,13 @@ inline std::string human_bytes(double value) {
   return text;
 }
 
+/// One line on standard error, whatever names it quotes.
+inline void complain(std::string what) {
+  for (char& c : what)
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  std::fprintf(stderr, "train_gpt: %s\n", what.c_str());
+}
+
 /// Memory of this machine, in bytes.
 inline double machine_bytes() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The whole library. Needs a C++20 compiler, threads and Eigen (nn/ on the CPU).
+// The whole library. Needs a C++20 compiler, threads and Eigen (nn/ on the CPU). What watches a run
+// has headers of its own: comm/delayed.hpp, device/traced.hpp, device/trace_json.hpp.
 
 #include <shardexpr/comm/solo.hpp>
 #include <shardexpr/comm/threads.hpp>

@@ -106,10 +106,11 @@ struct Json {
       value.kind = Kind::array;
       eat(text, '\n');
       if (eat(text, ']')) return value;
-      do {
-        eat(text, '\n');
+      for (;;) {
         value.values.push_back(parse_value(text));
-      } while (eat(text, ','));
+        if (!eat(text, ',')) break;
+        eat(text, '\n');
+      }
       eat(text, '\n');
       need(text, ']');
       return value;

@@ -194,9 +194,9 @@ TEST_CASE("--help names every option") {
   const Ended ended = run({TRAIN_GPT, "--help"});
   CHECK(ended.status == 0);
   CHECK(ended.err == "");
-  for (const char* name :
-       {"--data", "--ranks", "--steps", "--layers", "--heads", "--embed", "--context", "--batch",
-        "--lr", "--seed", "--log", "--quiet", "--help", "--list", "--strategy", "--compare"}) {
+  for (const char* name : {"--data", "--ranks", "--steps", "--layers", "--heads", "--embed",
+                           "--context", "--batch", "--lr", "--seed", "--log", "--trace", "--quiet",
+                           "--help", "--list", "--strategy", "--compare"}) {
     CAPTURE(name);
     CHECK(ended.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   }
