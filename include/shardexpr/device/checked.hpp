@@ -35,7 +35,7 @@ namespace shardexpr {
 
 struct CheckOptions {
   std::uint64_t seed = 1;  ///< of the delays
-  /// Each operation of an asynchronous stream waits a random time below it before it runs.
+  /// One in four operations of an asynchronous stream waits a random time below it before it runs.
   std::chrono::microseconds longest_delay{0};
 };
 
@@ -328,7 +328,8 @@ class Checked {
   void delay([[maybe_unused]] Stream& stream) {
     if constexpr (runs_on_host && requires(const D& d) { d.execution() == Execution::immediate; }) {
       const auto longest = static_cast<std::uint64_t>(options_.longest_delay.count());
-      if (options_.longest_delay.count() <= 0 || device_.execution() == Execution::immediate)
+      if (options_.longest_delay.count() <= 0 || device_.execution() == Execution::immediate ||
+          stream.random_() / 7 % 4 != 0)  // a system's sleep is long: some suffice
         return;
       device_.run(stream.owned_, shardexpr::reads(), shardexpr::writes(),
                   [time = std::chrono::microseconds{stream.random_() % longest}] {

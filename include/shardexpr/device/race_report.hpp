@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/function_name.hpp>
 #include <shardexpr/device/access_log.hpp>
 #include <shardexpr/device/account.hpp>
 
@@ -10,30 +11,6 @@
 #include <string_view>
 
 namespace shardexpr::detail {
-
-/// The bare name in what a compiler writes of a function: "forward" of
-/// "static void toy::Encoder::forward(const Pass<D, T>&) [with D = ...]".
-constexpr std::string_view bare_function_name(std::string_view text) {
-  text = text.substr(0, text.find(" ["));
-  std::size_t begin = 0, end = text.size();
-  int depth = 0;  // in template arguments
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const std::string_view rest = text.substr(i);
-    if (depth == 0 && rest.starts_with("operator")) return text.substr(i, rest.find('(', 9));
-    if (text[i] == '<') ++depth;
-    if (text[i] == '>') --depth;
-    if (depth != 0) continue;
-    if (rest.starts_with("(anonymous ")) {
-      i += rest.find(')');
-    } else if (text[i] == '(') {
-      end = i;
-      break;
-    } else if (text[i] == ' ' || text[i] == ':' || text[i] == '*' || text[i] == '&') {
-      begin = i + 1;
-    }
-  }
-  return text.substr(begin, end - begin);
-}
 
 inline std::string_view bare_file_name(std::string_view path) {
   return path.substr(path.find_last_of("/\\") + 1);
