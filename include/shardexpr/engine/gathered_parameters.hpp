@@ -86,6 +86,7 @@ class GatheredParameters {
     typename Core::Device::Stream& stream = core_->timeline.context(compute_stream).stream;
     const std::size_t count = core_->layout.group(g).gathered;
     core_->timeline.order(compute_stream, group.gathered);  // gathered, and perhaps never used
+    core_->device->annotate(stream, {"release", g});
     core_->device->retire(stream, std::span{group.data, count});
     arena_of(group).release(group.at, count, core_->timeline.mark(compute_stream));
     group.data = nullptr;

@@ -22,7 +22,61 @@
 // compiled once and no access is left unproven.
 namespace legal {
 
-using CheckedCpu = sx::Checked<sx::Cpu>;
+/// A CPU that writes down what its streams are told to be doing, when it is enqueued.
+class LabelledCpu : public sx::Cpu {
+ public:
+  using sx::Cpu::Cpu;
+  void annotate(Stream&, const sx::Label& label) {
+    if (log == nullptr) return;
+    log->push_back(std::string{label.what} +
+                   (label.unit == sx::Label::no_unit ? "" : " " + std::to_string(label.unit)));
+  }
+  static inline thread_local std::vector<std::string>* log = nullptr;  // of a rank's own thread
+};
+using CheckedCpu = sx::Checked<LabelledCpu>;
+
+/// The same words from the schedule alone.
+struct Recorder {
+  std::vector<std::string> log;
+  void note(const char* what, std::size_t at) { log.push_back(what + std::to_string(at)); }
+  void gather(std::size_t g) { note("gather ", g); }
+  void regather(std::size_t g) { note("regather ", g); }
+  void release(std::size_t g) { note("release ", g); }
+  void keep(std::size_t g) { note("keep ", g); }
+  void open_gradients(std::size_t g) { note("open ", g); }
+  void reduce(std::size_t g) { note("reduce ", g); }
+  void replicate(std::size_t g) { note("replicate ", g); }
+  void close_gradients(std::size_t) {}  // no operation: memory is given back
+  void update(std::size_t g) { note("update ", g); }
+  void publish(std::size_t g) { note("publish ", g); }
+  template <std::size_t S>
+  void forward(std::size_t u) {
+    note("forward ", u);
+  }
+  template <std::size_t S>
+  void rebuild(std::size_t u) {
+    note("rebuild ", u);
+  }
+  template <std::size_t S>
+  void backward(std::size_t u) {
+    note("backward ", u);
+  }
+};
+template <class S>
+std::vector<std::string> written_schedule(const toy::Config& config, std::size_t world,
+                                          std::size_t micro_batches) {
+  const sx::Layout<toy::Autoencoder> layout{config, sx::mesh_shape<S>(world).shards,
+                                            sx::detail::grouping_of<S, toy::Autoencoder>()};
+  sx::Schedule<S, toy::Autoencoder> schedule{layout};
+  Recorder recorder;
+  for (std::size_t m = 1; m <= micro_batches; ++m) {
+    schedule.forward(recorder);
+    schedule.backward(recorder, m == micro_batches);
+  }
+  recorder.log.insert(recorder.log.end(), {"norm", "summary"});
+  schedule.update(recorder);
+  return recorder.log;
+}
 
 template <class S, class D>
 struct on_device;
@@ -39,13 +93,15 @@ struct Job {
   sx::Execution execution = sx::Execution::immediate;
   std::chrono::microseconds longest_delay{0};
   std::optional<std::size_t> dropped_wait = {};  // of rank 0
+  std::vector<std::string>* labels = nullptr;    // what rank 0 did, without `summon`
 };
+
+inline constexpr toy::Config config{.depth = 4};
 
 /// Trains, and compares the plan with what was allocated and sent. `waits`, if given, learns how
 /// many event waits rank 0 made.
 template <class T>
 Outcome train(const Job& job, std::size_t* waits = nullptr) {
-  const toy::Config config{.depth = 4};
   Outcome outcome;
   const sx::Plan plan = sx::plan<T>(config, job.world, job.micro_batches);
   sx::launch(job.world, [&](sx::Threads& comm) {
@@ -68,15 +124,18 @@ Outcome train(const Job& job, std::size_t* waits = nullptr) {
       check_plan(plan, device.account(), trainer.traffic(), job.steps);
       if constexpr (requires { device.wait_count(); })
         if (waits != nullptr && comm.rank() == 0) *waits = device.wait_count();
+      LabelledCpu::log = nullptr;
       trainer.summon([&](const std::string&, sx::Tensor<const float> value) {
         if (comm.rank() == 0)
           outcome.weights.insert(outcome.weights.end(), value.data, value.data + value.count());
       });
     };
     if constexpr (std::is_same_v<typename T::Device, CheckedCpu>) {
+      LabelledCpu::log = comm.rank() == 0 ? job.labels : nullptr;
       CheckedCpu device{sx::CheckOptions{comm.rank() + 1, job.longest_delay}, job.execution};
       if (job.dropped_wait && comm.rank() == 0) device.drop_wait(*job.dropped_wait);
       body(device);
+      LabelledCpu::log = nullptr;
     } else {
       sx::Cpu device{job.execution};
       body(device);
@@ -147,7 +206,12 @@ void check_strategy(std::initializer_list<std::size_t> worlds) {
   }
   REQUIRE(smallest != 0);
 
-  // 2. The same bits over random schedules, and no report.
+  // 2. The engine does what the schedule says, call by call.
+  std::vector<std::string> seen;
+  (void)train<T>({.world = smallest, .steps = 1, .micro_batches = 2, .labels = &seen});
+  CHECK(seen == written_schedule<S>(config, smallest, 2));
+
+  // 3. The same bits over random schedules, and no report.
   using namespace std::chrono_literals;
   std::size_t waits = 0;
   for (const std::size_t micro_batches : {1, 2}) {
@@ -160,7 +224,7 @@ void check_strategy(std::initializer_list<std::size_t> worlds) {
                     .longest_delay = 20us}) == want);
   }
 
-  // 3. Each event wait is needed: without it, a report.
+  // 4. Each event wait is needed: without it, a report.
   const Job steps{.world = smallest, .steps = 2, .micro_batches = 2};
   (void)train<T>(steps, &waits);
   CHECK(waits > 0);
