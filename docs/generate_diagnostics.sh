@@ -27,7 +27,8 @@ and what to write instead. It is made by `docs/generate_diagnostics.sh` from `te
 tested on every compiler: the broken form must give exactly that one line, its legal twin must compile.
 
 The line appears where the strategy is first used, not where it is named. Codes: 0xx the grammar of a pack of policies,
-1xx combinations of policies, 2xx the model, 3xx device and communicator. To ask quietly, use
+1xx combinations of policies, 2xx the model, 3xx what a strategy is to run on: a device, a communicator and the units of
+this model. Of several, the lowest that applies speaks. To ask quietly, use
 `shardexpr::LegalStrategy<Policies...>`.
 
 EOF

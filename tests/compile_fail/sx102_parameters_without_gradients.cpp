@@ -22,6 +22,6 @@ int main() {
   shardexpr::Cpu device;
   shardexpr::launch(1, [&](shardexpr::Threads& comm) {
     Trainer trainer{device, comm, {}};
-    return trainer.step({}).loss;
+    return trainer.step(Trainer::Batch{}).loss;
   });
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect-error: SX103
 // why: Storage, compute, reduction and optimizer are questions of the precision axis, and the
-// engine why: serves one answer today. Another one is refused rather than trained in fp32 in
-// silence.
+// why: engine serves one answer today. Another one is refused rather than trained in fp32 in
+// why: silence.
 #include <shardexpr/comm/threads.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
@@ -26,6 +26,6 @@ int main() {
   shardexpr::Cpu device;
   shardexpr::launch(1, [&](shardexpr::Threads& comm) {
     Trainer trainer{device, comm, {}};
-    return trainer.step({}).loss;
+    return trainer.step(Trainer::Batch{}).loss;
   });
 }

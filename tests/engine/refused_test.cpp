@@ -17,6 +17,7 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   typename T::Model::Config;
   typename T::Strategy::sharding;
   typename T::Strategy::communicator;
+  sx::mesh_shape<typename T::Strategy>(8).shards;
   T{device, *comm, typename T::Model::Config{}};
   T{device, *comm, typename T::Model::Config{}, options};
   options.optimizer.learning_rate = 0.1f;
@@ -28,12 +29,14 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   t.step(std::span<const toy::Batch>{&batch, 1}).loss;
   t.summon([](auto&&...) {});
   t.summon(sx::WriteFrom{1}, [](auto&&...) {});
-  t.template gather<toy::Mixer>(1)->weight;
+  t.template gather<toy::Mixer>(1)->weight[0];
   t.template gather<toy::Encoder>();
-  t.template open_gradients<toy::Mixer>(1)->weight;
+  t.template open_gradients<toy::Mixer>(1)->weight[0] += 1;
   t.template open_gradients<toy::Mixer>(1).reduce();
   t.apply(0.5).loss;
-  t.context();
+  t.context().run(sx::reads(), sx::writes(), sx::detail::AnyWork{});
+  t.context().for_each(3, sx::reads(), sx::writes(), sx::detail::AnyWork{});
+  t.context().stream;
   t.mesh().shards;
   t.config();
   t.traffic().total();

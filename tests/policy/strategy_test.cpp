@@ -127,6 +127,93 @@ static_assert(sx::LegalStrategy<sx::LimitGathers<1>, sx::BackwardNone>);
 static_assert(sx::LegalStrategy<sx::PersistBelow<8>, sx::WrapWhole>);
 static_assert(sx::LegalStrategy<sx::NoShard, sx::WrapWhole, sx::Recompute<>, sx::ReduceAtEnd>);
 
+// Truth tables. What speaks of gathers needs sharded parameters, gathered group by group; it breaks
+// one rule, of its own, with every other sharding, and a second one at most with WrapWhole.
+template <sx::Rule IfWhole, sx::Rule IfWrappedWhole, class P>
+inline constexpr bool needs_gathers = sx::LegalStrategy<P, sx::FullShard>&& sx::LegalStrategy<
+    P, sx::HybridShard<4>>&& sx::LegalStrategy<P, Mine>&& breaks<IfWhole, P, sx::ShardGradOp>&&
+    breaks<IfWhole, P, sx::ShardOptimizer>&& breaks<IfWhole, P, sx::NoShard>&&
+        breaks<IfWhole, P, sx::HybridShardGradOp<4>>&& breaks<IfWrappedWhole, P, sx::WrapWhole>;
+using enum sx::Rule;
+static_assert(needs_gathers<SX108, SX108, sx::ReshardTo<2>>);
+static_assert(needs_gathers<SX110, SX110, sx::BackwardPre>);
+static_assert(needs_gathers<SX110, SX110, sx::BackwardPost>);
+static_assert(needs_gathers<SX111, SX111, sx::ForwardPrefetch<1>>);
+static_assert(needs_gathers<SX112, none, sx::PersistBelow<8>>);
+static_assert(needs_gathers<SX113, SX113, sx::MaxLive<8>>);
+static_assert(needs_gathers<SX113, SX113, sx::PrefetchBucket<8>>);
+static_assert(needs_gathers<SX113, SX113, sx::ReuseWithin<8>>);
+static_assert(needs_gathers<SX113, SX113, sx::LimitGathers<2>>);
+
+template <class P>
+inline constexpr bool goes_with_every_sharding =
+    sx::LegalStrategy<P, sx::FullShard>&& sx::LegalStrategy<P, sx::ShardGradOp>&& sx::LegalStrategy<
+        P, sx::ShardOptimizer>&& sx::LegalStrategy<P, sx::NoShard>&&
+        sx::LegalStrategy<P, sx::HybridShard<4>>&& sx::LegalStrategy<P, sx::HybridShardGradOp<4>>;
+static_assert(goes_with_every_sharding<sx::ReshardToShard>);
+static_assert(goes_with_every_sharding<sx::BackwardNone>);
+static_assert(goes_with_every_sharding<sx::ForwardNone>);
+static_assert(goes_with_every_sharding<sx::PersistNone>);
+static_assert(goes_with_every_sharding<sx::LiveUnlimited>);
+static_assert(goes_with_every_sharding<sx::PrefetchUnlimited>);
+static_assert(goes_with_every_sharding<sx::ReuseAdjacent>);
+static_assert(goes_with_every_sharding<sx::GathersUnlimited>);
+static_assert(goes_with_every_sharding<sx::WrapEach<A, B>>);
+static_assert(goes_with_every_sharding<sx::WrapBySize<8>>);
+static_assert(goes_with_every_sharding<sx::WrapWhole>);
+static_assert(goes_with_every_sharding<sx::ReduceEveryMicroBatch>);
+static_assert(goes_with_every_sharding<sx::ReduceAtEnd>);
+static_assert(goes_with_every_sharding<sx::Recompute<>>);
+static_assert(goes_with_every_sharding<sx::Recompute<A, B>>);
+static_assert(goes_with_every_sharding<sx::Sgd>);
+
+// With sharded parameters, any two of these that stand on two axes go together.
+template <class P, class... Qs>
+inline constexpr bool goes_with = ((std::is_same_v<typename P::axis, typename Qs::axis> ||
+                                    sx::LegalStrategy<P, Qs>)&&...);
+template <class... Ps>
+inline constexpr bool all_go_together = (goes_with<Ps, Ps...> && ...);
+static_assert(
+    all_go_together<sx::HybridShard<4>, sx::ReshardTo<2>, sx::BackwardPre, sx::BackwardPost,
+                    sx::ForwardPrefetch<2>, sx::PersistBelow<8>, sx::MaxLive<8>,
+                    sx::PrefetchBucket<8>, sx::ReuseWithin<8>, sx::LimitGathers<3>, sx::WrapEach<A>,
+                    sx::WrapBySize<8>, sx::ReduceAtEnd, sx::Recompute<>, sx::Sgd>);
+static_assert(
+    goes_with<sx::BackwardNone, sx::ReshardTo<2>, sx::ForwardPrefetch<2>, sx::PersistBelow<8>,
+              sx::PrefetchBucket<8>, sx::ReuseWithin<8>, sx::WrapEach<A>, sx::WrapBySize<8>>);
+
+// Bounds, where gathers ahead are few or none.
+static_assert(sx::LegalStrategy<sx::MaxLive<8>, sx::BackwardNone, sx::ForwardPrefetch<1>>);
+static_assert(sx::LegalStrategy<sx::MaxLive<8>, sx::BackwardNone, sx::ReuseWithin<8>>);
+static_assert(sx::LegalStrategy<sx::MaxLive<8>, sx::BackwardNone, sx::PrefetchBucket<4>>);
+static_assert(
+    breaks<SX114, sx::PrefetchBucket<8>, sx::BackwardNone, sx::ForwardNone, sx::ReuseWithin<8>>);
+static_assert(breaks<SX115, sx::LimitGathers<1>, sx::BackwardNone, sx::ForwardPrefetch<1>>);
+static_assert(breaks<SX115, sx::LimitGathers<1>, sx::BackwardNone, sx::PrefetchBucket<8>>);
+
+// A number of 0 is the first thing to say, whatever else is wrong.
+static_assert(breaks<SX104, sx::PersistBelow<0>, sx::NoShard>);
+static_assert(breaks<SX104, sx::MaxLive<0>, sx::NoShard>);
+static_assert(breaks<SX104, sx::ReuseWithin<0>, sx::WrapWhole>);
+static_assert(breaks<SX104, sx::LimitGathers<0>>);
+static_assert(breaks<SX104, sx::WrapBySize<0>>);
+static_assert(breaks<SX104, sx::HybridShardGradOp<0>>);
+static_assert(breaks<SX105, sx::HybridShard<1>, sx::ReshardTo<2>>);
+// Without a group of a known number of ranks, only the mesh can judge K.
+static_assert(sx::LegalStrategy<sx::ReshardTo<3>>);
+
+// A refused strategy answers like a strategy, so that its one error line stays alone.
+template <class S>
+concept Answers = requires {
+  S::sharding::parameters;
+  S::reshard::ranks;
+  S::wrap::least;
+  typename S::optimizer::Options;
+  typename S::communicator;
+};
+static_assert(Answers<sx::StrategyOf<>>);
+static_assert(Answers<sx::detail::RefusedStrategy<none, sx::NoShard>>);
+
 TEST_CASE("a type is printed as its user writes it") {
   CHECK(sx::type_name<sx::FullShard>() == "FullShard");
   CHECK(sx::type_name<sx::Over<sx::Threads>>() == "Over<Threads>");

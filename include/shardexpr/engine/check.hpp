@@ -28,7 +28,7 @@
        "name units that stand in the model's Units")                                               \
   RULE(SX306, (!recompute_saves<M, S>()),                                                          \
        "the recompute policy rebuilds a unit that saves nothing",                                  \
-       "name only units with a Saved, or leave Recompute out")
+       "name only units that have a Saved, or leave Recompute out")
 
 namespace shardexpr {
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/comm/concepts.hpp>
+#include <shardexpr/core/tensor.hpp>
 #include <shardexpr/engine/step_result.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
 #include <shardexpr/policy/strategy.hpp>
@@ -27,45 +28,34 @@ struct options_of<P> : std::type_identity<typename P::Options> {};
 template <auto Broken, class M, class... Ps>
 struct Refused : Report<decltype(Broken), Broken> {
   static constexpr bool is_refused = true;
-  using Model = Refused;  // so that Trainer::Model::Config is there
-  struct Strategy {       // not RefusedStrategy: it would repeat the line
-    using sharding = Anything;
-    using reshard = Anything;
-    using backward_prefetch = Anything;
-    using forward_prefetch = Anything;
-    using persistence = Anything;
-    using live_limit = Anything;
-    using prefetch_limit = Anything;
-    using reuse = Anything;
-    using gather_limit = Anything;
-    using wrap = Anything;
-    using accumulation = Anything;
-    using recompute = Anything;
-    using optimizer = Anything;
-    using precision = Anything;
-    using device = Anything;
-    using communicator = Anything;
-  };
+  using Model = Refused;          // so that Trainer::Model::Config is there
+  using Strategy = StrategyOf<>;  // not RefusedStrategy: it would repeat the line
   using Config = Anything;
   using Batch = Anything;
   using Device = Anything;
   using Compute = float;
   using Gradient = float;
   template <class Unit>
-  using Parameters = typename Unit::template Params<Anything>;
+  using Parameters = typename Unit::template Params<Tensor<const Compute>>;
   template <class Unit>
-  using Gradients = Parameters<Unit>;
+  using Gradients = typename Unit::template Params<Tensor<Gradient>>;
   struct Options {
     typename options_of<typename pick<axis::Optimizer, AdamW, Ps...>::type>::type optimizer;
     unsigned long long seed = 0, micro_batches = 1;
   };
   // A guard: `w->weight`, `dw.reduce()`.
-  template <class Unit>
+  template <class Views>
   struct Guard {
-    Parameters<Unit> parameters;
-    const Parameters<Unit>& operator*() const { return parameters; }
-    const Parameters<Unit>* operator->() const { return &parameters; }
+    Views views;
+    const Views& operator*() const { return views; }
+    const Views* operator->() const { return &views; }
     void reduce() {}
+  };
+  // Of a loop of one's own.
+  struct Context {
+    Anything device, stream;
+    void run(const auto&...) const {}
+    void for_each(const auto&...) const {}
   };
 
   template <class Device, class Comm>
@@ -75,15 +65,15 @@ struct Refused : Report<decltype(Broken), Broken> {
   double evaluate(Anything = {}) { return 0; }
   void summon(Anything = {}, Anything = {}) {}
   template <class Unit>
-  Guard<Unit> gather(unsigned long long = 0) {
+  Guard<Parameters<Unit>> gather(unsigned long long = 0) {
     return {};
   }
   template <class Unit>
-  Guard<Unit> open_gradients(unsigned long long = 0) {
+  Guard<Gradients<Unit>> open_gradients(unsigned long long = 0) {
     return {};
   }
   StepResult apply(double) { return {}; }
-  Anything context() { return {}; }
+  Context context() { return {}; }
   const Refused& layout() const { return *this; }
   unsigned long long parameter_count() const { return 0; }  // of the layout
   MeshShape mesh() const { return {}; }

@@ -9,7 +9,8 @@
 
 // Each rule lives here once: code, what breaks it, what is wrong, what to write instead. From this
 // come the static_asserts, `LegalStrategy`, the run-time list, and, checked by a test,
-// docs/diagnostics.md. Codes: 0xx grammar of the pack, 1xx combinations, 2xx model, 3xx backend.
+// docs/diagnostics.md. Codes: 0xx grammar of the pack, 1xx combinations, 2xx model, 3xx what the
+// strategy runs on, this model among it.
 
 // Rules on the pack itself, judged in `first_broken`.
 #define SHARDEXPR_GRAMMAR_RULES(RULE)                                   \
@@ -39,31 +40,37 @@
        "a shard group in which no state is sharded",                                               \
        "shard at least the optimizer, or leave the group out")                                     \
   RULE(SX107, S::reshard::ranks == 1,                                                              \
-       "a reshard to one rank; every rank would keep the whole after forward",                     \
-       "use ShardGradOp, which keeps it, or ReshardTo of at least 2 ranks")                        \
+       "a reshard to one rank, which would keep every unit whole after its forward",               \
+       "reshard to at least 2 ranks, or use ShardGradOp, which keeps the parameters whole")        \
   RULE(SX108, S::reshard::ranks != 0 && !gathers_in_turn<S>(),                                     \
-       "a partial reshard where nothing is released after its forward",                            \
-       "shard the parameters in more than one group, or leave ReshardTo out")                      \
+       "a partial reshard where no unit is released after its forward",                            \
+       "shard the parameters (FullShard, HybridShard) and do not use WrapWhole, or leave "         \
+       "ReshardTo out")                                                                            \
   RULE(SX109, reshard_exceeds_group<S>(),                                                          \
-       "a partial reshard that is no proper part of the shard group",                              \
-       "in HybridShard<S> with ReshardTo<K>, take a K below S that divides it")                    \
+       "a partial reshard to a number of ranks that does not divide the shard group, or to all "   \
+       "of it",                                                                                    \
+       "in HybridShard<S>, give ReshardTo<K> a K below S that divides S")                          \
   RULE(SX110, prefetches_backward<S>() && !gathers_in_turn<S>(),                                   \
-       "a backward prefetch where no group is gathered in turn",                                   \
-       "shard the parameters in more than one group, or use BackwardNone")                         \
+       "a backward prefetch where parameters are not gathered group by group",                     \
+       "shard the parameters (FullShard, HybridShard) and do not use WrapWhole, or leave the "     \
+       "prefetch out")                                                                             \
   RULE(SX111, prefetches_forward<S>() && !gathers_in_turn<S>(),                                    \
-       "a forward prefetch where no group is gathered in turn",                                    \
-       "shard the parameters in more than one group, or use ForwardNone")                          \
+       "a forward prefetch where parameters are not gathered group by group",                      \
+       "shard the parameters (FullShard, HybridShard) and do not use WrapWhole, or leave the "     \
+       "prefetch out")                                                                             \
   RULE(SX112, S::persistence::persist_below != 0 && !S::sharding::parameters,                      \
-       "small parameters that persist, where all parameters do",                                   \
+       "small parameters are to persist where every rank keeps all parameters",                    \
        "shard the parameters (FullShard, HybridShard), or leave PersistBelow out")                 \
-  RULE(SX113, bounds_gathers<S>() && !gathers_in_turn<S>(),                                        \
-       "a bound on gathered parameters where no group is gathered in turn",                        \
-       "shard the parameters in more than one group, or leave the bound out")                      \
+  RULE(                                                                                            \
+      SX113, bounds_gathers<S>() && !gathers_in_turn<S>(),                                         \
+      "MaxLive, PrefetchBucket, ReuseWithin or LimitGathers where parameters are not gathered "    \
+      "group by group",                                                                            \
+      "shard the parameters (FullShard, HybridShard) and do not use WrapWhole, or leave them out") \
   RULE(SX114, bounds_nothing<S>(),                                                                 \
-       "a bound on what is gathered ahead where nothing is gathered ahead",                        \
+       "MaxLive or PrefetchBucket where nothing is gathered ahead that it could hold back",        \
        "add BackwardPre, BackwardPost or ForwardPrefetch, or leave the bound out")                 \
   RULE(SX115, S::gather_limit::live_groups == 1 && keeps_several<S>(),                             \
-       "a limit of one gathered group leaves no room to gather ahead or to keep one",              \
+       "a limit of one gathered group, which leaves no room to gather ahead or to keep a group",   \
        "give LimitGathers at least 2, or use BackwardNone and ForwardNone without ReuseWithin")    \
   RULE(SX116, !names_differ<typename units_named<typename S::wrap>::type>,                         \
        "a unit is named twice in one wrap policy", "name it once")                                 \
