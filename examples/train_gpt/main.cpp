@@ -41,7 +41,7 @@ sx::Plan plan_for(const Options& o) {
   const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);
   if (outputs > 0x1p50) check_fits("the job needs more than ", outputs, o.ranks);
-  const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks);
+  const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate);
   check_fits("the job needs ", static_cast<double>(plan.device_peak_bytes), plan.world);
   return plan;
 }

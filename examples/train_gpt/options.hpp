@@ -17,10 +17,11 @@ struct BadInput : std::runtime_error {
 
 struct Options {
   std::string data, log, trace, strategy;
-  std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8;
+  std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
+              accumulate = 1;
   float lr = 1e-3f;
   std::uint64_t seed = 1;
-  bool quiet = false, help = false, list = false, compare = false;
+  bool quiet = false, help = false, list = false, compare = false, async = false;
 };
 
 inline constexpr std::string_view usage =
@@ -36,10 +37,12 @@ inline constexpr std::string_view usage =
     "  --embed N         width (128)\n"
     "  --context N       tokens a sequence (128)\n"
     "  --batch N         sequences a rank and step (8)\n"
+    "  --accumulate N    micro-batches a step; their gradients are averaged (1)\n"
     "  --lr X            learning rate of AdamW (0.001)\n"
     "  --seed N          of the initial weights and the order of the data (1)\n"
     "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
     "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n"
+    "  --async           a thread each for computing and for communicating, in every rank\n"
     "  --compare         train --steps under every strategy; print bytes planned and measured\n"
     "  --list            print each strategy's name and type\n"
     "  --quiet           print the last line only\n"
@@ -99,10 +102,14 @@ inline Options parse_options(int argc, char** argv) {
       number(o.context);
     else if (name == "--batch")
       number(o.batch);
+    else if (name == "--accumulate")
+      number(o.accumulate);
     else if (name == "--lr")
       number(o.lr);
     else if (name == "--seed")
       number(o.seed);
+    else if (name == "--async")
+      o.async = true;
     else if (name == "--quiet")
       o.quiet = true;
     else if (name == "--compare")
@@ -128,6 +135,7 @@ inline Options parse_options(int argc, char** argv) {
   within("--embed", o.embed, 1'000'000);
   within("--context", o.context, 10'000'000);
   within("--batch", o.batch, 10'000'000);
+  within("--accumulate", o.accumulate, 1'000'000);
   if (o.embed % o.heads != 0)
     throw BadInput("--heads " + std::to_string(o.heads) + " does not divide --embed " +
                    std::to_string(o.embed) + "; choose heads that do");

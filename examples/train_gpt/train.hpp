@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -50,8 +51,14 @@ using DeviceOf = std::conditional_t<sx::Device<typename Trainer::Strategy::devic
 
 /// The device of one rank. A device that wraps another is made of `before`, too.
 template <class D, class... Before>
-D make_device(const Options&, Before&&... before) {
-  return D(std::forward<Before>(before)...);
+D make_device(const Options& o, Before&&... before) {
+  const auto execution = o.async ? sx::Execution::asynchronous : sx::Execution::immediate;
+  if constexpr (std::is_constructible_v<D, Before..., sx::Execution>)
+    return D(std::forward<Before>(before)..., execution);
+  else if (o.async)
+    throw BadInput("--async: the strategy's device has no such choice; leave it out");
+  else
+    return D(std::forward<Before>(before)...);
 }
 
 /// Trains over `o.ranks` ranks, each on its `make(rank)`; rank 0 writes the log and the progress.
@@ -65,23 +72,33 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
     typename Trainer::Options options;
     options.optimizer.learning_rate = o.lr;
     options.seed = o.seed;
+    options.micro_batches = o.accumulate;
     Trainer trainer{device, comm, config, options};
-    std::vector<std::int32_t> tokens(config.tokens()), targets(config.tokens());
+    std::vector<std::vector<std::int32_t>> tokens(o.accumulate), targets(o.accumulate);
+    std::vector<sx::GptBatch> batches;
+    for (std::size_t m = 0; m < o.accumulate; ++m) {
+      tokens[m].resize(config.tokens());
+      targets[m].resize(config.tokens());
+      batches.push_back({tokens[m].data(), targets[m].data()});
+    }
     const bool speaks = comm.rank() == 0;
     Progress progress{o.steps, o.quiet || !speaks};
     for (std::size_t step = 1; step <= o.steps; ++step) {
       const auto began = Clock::now();
-      const std::size_t sent_before = comm.traffic().total();
-      text.sample(o.seed, step, comm.rank(), o.batch, o.context, tokens, targets);
-      const sx::StepResult result = trainer.step({tokens.data(), targets.data()});
+      const std::size_t sent_before = trainer.traffic().total();
+      for (std::size_t m = 0; m < o.accumulate; ++m)
+        text.sample(o.seed, (step - 1) * o.accumulate + m + 1, comm.rank(), o.batch, o.context,
+                    tokens[m], targets[m]);
+      const sx::StepResult result = trainer.step(std::span<const sx::GptBatch>{batches});
       if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm))
         throw sx::Error("loss or gradient is not finite at step " + std::to_string(step) +
                         "; lower --lr");
       if (!speaks) continue;
       const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
       const double tokens_per_s =
-          static_cast<double>(config.tokens() * comm.size()) / std::max(seconds, 1e-9);
-      const std::size_t sent = comm.traffic().total() - sent_before;
+          static_cast<double>(config.tokens() * comm.size() * o.accumulate) /
+          std::max(seconds, 1e-9);
+      const std::size_t sent = trainer.traffic().total() - sent_before;
       log.step(step, result, tokens_per_s, sent);
       progress.step(step, result.loss, tokens_per_s);
       out = {result.loss, {resident_bytes(device.account()), device.account().peak_bytes(), sent}};
