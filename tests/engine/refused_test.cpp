@@ -34,6 +34,7 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   t.template open_gradients<toy::Mixer>(1)->weight[0] += 1;
   t.template open_gradients<toy::Mixer>(1).reduce();
   t.apply(0.5).loss;
+  t.drop_gradients();
   t.context().run(sx::reads(), sx::writes(), sx::detail::AnyWork{});
   t.context().for_each(3, sx::reads(), sx::writes(), sx::detail::AnyWork{});
   t.context().stream;

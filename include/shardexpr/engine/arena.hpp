@@ -46,10 +46,7 @@ class Arena {
     live_ -= count;
   }
   /// Whether `count` fit now.
-  bool fits(std::size_t count) const {
-    ArenaMap trial = map_;
-    return trial.allocate(count) + count <= size_;
-  }
+  bool fits(std::size_t count) const { return map_.place(count) + count <= size_; }
 
   std::size_t live() const { return live_; }
   std::size_t size() const { return size_; }

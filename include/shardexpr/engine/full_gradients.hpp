@@ -89,6 +89,17 @@ class FullGradients {
     note_live(core_->timeline[compute_stream]);
   }
 
+  /// Closes an open group whose gradients nobody wants.
+  void discard(std::size_t g) {
+    if (!in_place_)
+      for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
+        core_->device->retire(core_->timeline[compute_stream], flat(f));
+      });
+    groups_[g].closed = core_->timeline.mark(compute_stream);
+    groups_[g].is_open = false;
+    close(g);
+  }
+
   /// The compute stream goes on when the gradients of group g are reduced.
   void await(std::size_t g, Needs& needs) const { needs.add(groups_[g].reduced); }
 

@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/error.hpp>
+
 #include <cstddef>
 #include <utility>
 
 namespace shardexpr {
 
 /// The full parameters of one unit, while this object lives: `guard->weight` is a
-/// `Tensor<const Compute>`. Made by `trainer.gather<Unit>(i)`; moves, never copies.
+/// `Tensor<const Compute>`. Made by `trainer.gather<Unit>(i)`; moves, never copies, and must not
+/// outlive its trainer. Several may hold one unit; the last gives the memory back.
 ///
-/// Order:   collective; the host may read at once. What the guard's user enqueues must go on
-///          `trainer.context()`, so that the memory is given away after it.
+/// Order:   making it is collective, destroying it is not; the host may read at once. What is
+///          enqueued on it must go on `trainer.context()`, so that the memory is given away after
+///          it.
 template <class Trainer, class Unit>
 class Gathered {
  public:
   using Parameters = typename Trainer::template Parameters<Unit>;
 
-  Gathered(Trainer& trainer, std::size_t u)
-      : trainer_{&trainer}, u_{u}, parameters_{trainer.enter(u, Unit{})} {}
   Gathered(Gathered&& other) noexcept
       : trainer_{std::exchange(other.trainer_, nullptr)},
         u_{other.u_},
-        parameters_{other.parameters_} {}
+        parameters_{std::exchange(other.parameters_, {})} {}
   Gathered& operator=(Gathered&&) = delete;
   ~Gathered() {
     if (trainer_ != nullptr) trainer_->leave(u_);
@@ -30,36 +32,58 @@ class Gathered {
   const Parameters* operator->() const { return &parameters_; }
 
  private:
-  Trainer* trainer_;
+  friend Trainer;
+  Gathered(Trainer& trainer, std::size_t u)
+      : trainer_{&trainer}, u_{u}, parameters_{trainer.template enter<Unit>(u)} {}
+
+  Trainer* trainer_;  // null once moved away
   std::size_t u_;
   Parameters parameters_;
 };
 
-/// The full gradients of one unit, to be added to: `guard->weight` is a `Tensor<Gradient>`, empty
-/// where the parameter is frozen. Made by `trainer.open_gradients<Unit>(i)`; moves, never copies.
+/// The full gradients of one unit, to be added to: `guard->weight` is a `Tensor<Gradient>`, its
+/// `data` null where the parameter is frozen. Made by `trainer.open_gradients<Unit>(i)`; moves,
+/// never copies, and must not outlive its trainer.
+///
+/// Order:   what is enqueued on it must go on `trainer.context()`. To destroy it without `reduce`
+///          leaves the gradients open, with what was added: the next guard of the unit goes on from
+///          there.
 template <class Trainer, class Unit>
 class OpenGradients {
  public:
   using Gradients = typename Trainer::template Gradients<Unit>;
 
-  OpenGradients(Trainer& trainer, std::size_t u)
-      : trainer_{&trainer}, u_{u}, gradients_{trainer.open(u, Unit{})} {}
   OpenGradients(OpenGradients&& other) noexcept
       : trainer_{std::exchange(other.trainer_, nullptr)},
         u_{other.u_},
-        gradients_{other.gradients_} {}
+        gradients_{std::exchange(other.gradients_, {})} {}
   OpenGradients& operator=(OpenGradients&&) = delete;
+  ~OpenGradients() = default;
 
   const Gradients& operator*() const { return gradients_; }
   const Gradients* operator->() const { return &gradients_; }
 
-  /// The unit adds no more. Gradients are reduced with the last unit, in backward order, that adds
-  /// to them: those of a tied parameter, or of a group of several units, wait for it.
+  /// The unit adds no more; the guard's views are empty from here on. Gradients are reduced with
+  /// the last unit, in backward order, that adds to them: those of a tied parameter, or of a group
+  /// of several units, wait for it.
+  ///
   /// Order:   collective.
-  void reduce() { std::exchange(trainer_, nullptr)->reduce_after(u_); }
+  /// Errors:  ConfigError if this guard was reduced before or moved away, if others that add to the
+  ///          same gradients were not reduced (it names them), or if `drop_gradients` took them.
+  void reduce() {
+    if (trainer_ == nullptr)
+      throw ConfigError("reduce: this guard was reduced before, or moved away: open another");
+    trainer_->reduce_after(u_);
+    trainer_ = nullptr;
+    gradients_ = {};
+  }
 
  private:
-  Trainer* trainer_;  // null once reduced
+  friend Trainer;
+  OpenGradients(Trainer& trainer, std::size_t u)
+      : trainer_{&trainer}, u_{u}, gradients_{trainer.template open<Unit>(u)} {}
+
+  Trainer* trainer_;  // null once reduced or moved away
   std::size_t u_;
   Gradients gradients_;
 };

@@ -73,6 +73,7 @@ struct Refused : Report<decltype(Broken), Broken> {
     return {};
   }
   StepResult apply(double) { return {}; }
+  void drop_gradients() {}
   Context context() { return {}; }
   const Refused& layout() const { return *this; }
   unsigned long long parameter_count() const { return 0; }  // of the layout

@@ -33,8 +33,7 @@ namespace shardexpr {
 /// is this in normal form. What a rank holds and sends is told beforehand by `plan`.
 ///
 /// Order:   construction and every verb are collective: all ranks call them, in the same order.
-/// When
-///          a verb returns, its work is done.
+///          When a verb returns, its work is done.
 /// Errors:  ConfigError for a configuration that cannot be laid out; CommError if a rank left. The
 ///          trainer is then of no further use.
 /// Cost:    all memory is allocated by the constructor, and a step allocates nothing; the
@@ -78,7 +77,7 @@ class sharded {
         gradients_{core_, options.micro_batches},
         summaries_{device.template allocate<StepSummary>(1 + comm.size(), Purpose::other)},
         holders_(core_.layout.group_count()),
-        reduced_(core_.layout.group_count()) {
+        reductions_(core_.layout.unit_count()) {
     for_each_unit(
         [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
   }
@@ -90,9 +89,11 @@ class sharded {
   /// update. The loss is the mean over ranks and micro-batches, and so is the gradient.
   ///
   /// Shapes:  as many batches as `Options::micro_batches` says.
-  /// Errors:  ConfigError for another number, or while a guard is alive.
+  /// Errors:  ConfigError for another number, while a guard is alive, or while gradients that
+  ///          `open_gradients` opened wait for `apply`.
   [[nodiscard]] StepResult step(std::span<const Batch> batches) {
     check_idle("step");
+    check_no_gradients();
     if (batches.size() != options_.micro_batches)
       throw ConfigError("step was given " + std::to_string(batches.size()) +
                         " micro-batches, Options::micro_batches says " +
@@ -105,7 +106,7 @@ class sharded {
       seed_backward();
       schedule_.backward(*this, micro_ + 1 == batches.size());
     }
-    return finish_step();
+    return finish_step(options_.micro_batches);
   }
   [[nodiscard]] StepResult step(const Batch& batch) { return step(std::span{&batch, 1}); }
 
@@ -121,36 +122,44 @@ class sharded {
   }
 
   /// Shows every rank all parameters: `visit(name, Tensor<const Compute>)`, in the order of the
-  /// units. A view is valid during its call alone.
+  /// units, a tied one once. A view is valid during its call alone.
+  ///
+  /// Errors:  ConfigError while a guard is alive. What `visit` throws passes through; if every rank
+  ///          throws there, the trainer can go on.
+  /// Cost:    each group is gathered once; nothing is allocated.
   template <class Visit>
   void summon(Visit visit) {
     check_idle("summon");
     const Drain drain{core_.timeline};
+    GroupsHeld held{*this};
     for_each_unit([&]<class Unit>(std::size_t u) {
-      enter_group(core_.layout.unit(u).group);
+      held.enter(u);
       show<Unit, const Compute>(u, visit);
-      leave_group(core_.layout.unit(u).group);
+      held.leave(u, [](std::size_t) {});
     });
   }
   /// Lets one rank change parameters: `visit(name, Tensor<Compute>)` is called on that rank alone,
-  /// and what it leaves there becomes every rank's.
+  /// in the order of the units, and what it leaves there becomes every rank's. Moments of the
+  /// optimizer stay as they are.
   ///
-  /// Errors:  ConfigError if there is no such rank.
-  /// Cost:    a broadcast of the model, and memory for its largest group while it runs.
+  /// Errors:  ConfigError if there is no such rank, or while a guard is alive. What `visit` throws
+  ///          passes through in its rank; the others then wait for what does not come, and the
+  ///          communicator ends them.
+  /// Cost:    a broadcast of the model, and memory for its largest flat while it runs.
   template <class Visit>
   void summon(WriteFrom from, Visit visit) {
     check_idle("summon");
     Comm& world = core_.mesh.world();
     if (from.rank >= world.size())
-      throw ConfigError("WriteFrom rank " + std::to_string(from.rank) + " in a world of " +
-                        std::to_string(world.size()));
+      throw ConfigError("summon: WriteFrom{" + std::to_string(from.rank) + "} in a world of " +
+                        std::to_string(world.size()) + " ranks: the last is " +
+                        std::to_string(world.size() - 1));
     const Drain drain{core_.timeline};
+    GroupsHeld held{*this};
     for_each_unit([&]<class Unit>(std::size_t u) {
-      const std::size_t g = core_.layout.unit(u).group;
-      enter_group(g);
+      held.enter(u);
       if (world.rank() == from.rank) show<Unit, Compute>(u, visit);
-      write_back(g, from.rank);
-      leave_group(g);
+      held.leave(u, [&](std::size_t g) { write_back(g, from.rank); });
     });
   }
 
@@ -161,36 +170,60 @@ class sharded {
   ///
   ///   auto w = trainer.gather<Block>(3);   // w->weight
   ///
-  /// Order:   collective. Gradients are opened and reduced in backward order.
+  /// Order:   collective; leaving the scope is not.
   /// Errors:  ConfigError if there is no such unit, or if more is held than the strategy plans for:
-  ///          the memory is that of a step.
+  ///          the memory is that of a step. The trainer can go on.
+  /// Cost:    a gather, none if the unit is held already or the sharding keeps parameters whole;
+  ///          nothing is allocated.
   template <class Unit>
   [[nodiscard]] Gathered<sharded, Unit> gather(std::size_t i = 0) {
-    return {*this, unit_of<Unit>(i)};
+    return {*this, unit_of<Unit>("gather", i)};
   }
-  /// The full gradients of the i-th `Unit`, zero when they are first opened after an `apply`.
+  /// The full gradients of the i-th `Unit`: zero when a group's first unit opens them, then what
+  /// was added. `reduce` ends a unit's turn, in backward order.
+  ///
+  /// With several micro-batches each unit is reduced in each, and the reductions add up; with
+  /// ReduceAtEnd only in the last, and `open_gradients` gives the same memory until then. Gradients
+  /// are to be of the mean over micro-batches: start backward from 1 / micro_batches.
+  ///
+  /// Order:   on every rank alike; `reduce` is collective.
+  /// Errors:  ConfigError if there is no such unit, if it was reduced as often as a step does, or
+  /// if
+  ///          more is open than the strategy plans for.
   template <class Unit>
   [[nodiscard]] OpenGradients<sharded, Unit> open_gradients(std::size_t i = 0) {
-    return {*this, unit_of<Unit>(i)};
+    return {*this, unit_of<Unit>("open_gradients", i)};
   }
-  /// Updates all parameters with the gradients that were reduced. `loss` is this rank's.
-  /// Errors:  ConfigError if the gradients of a group were not reduced since the last update, or
-  ///          while a guard is alive.
+  /// Updates all parameters with the gradients that were reduced. `loss` is this rank's, the mean
+  /// over its micro-batches; the result holds the mean over the ranks.
+  ///
+  /// Errors:  ConfigError if a unit that has something to train was not reduced since the last
+  ///          update, which it names, or while a guard is alive.
   [[nodiscard]] StepResult apply(double loss) {
     check_idle("apply");
-    for (std::size_t g = 0; g < core_.layout.group_count(); ++g)
-      if (core_.layout.group(g).gradients != 0 && !reduced_[g])
-        throw ConfigError("apply: the gradients of group " + std::to_string(g) +
-                          " (its units end backward at unit " +
-                          std::to_string(core_.layout.group(g).last_trained) +
-                          ") were not opened and reduced since the last update");
-    std::fill(reduced_.begin(), reduced_.end(), char{0});
+    const std::string missing = names_of([&](std::size_t u) {
+      return !core_.layout.unit(u).trains.empty() && reductions_[u] < reductions_a_step();
+    });
+    if (!missing.empty())
+      throw ConfigError("apply: gradients were not opened and reduced " +
+                        (reductions_a_step() == 1
+                             ? std::string{}
+                             : std::to_string(reductions_a_step()) + " times ") +
+                        "since the last update, of " + missing);
+    std::fill(reductions_.begin(), reductions_.end(), std::size_t{0});
     const Drain drain{core_.timeline};
     const Context<Device> on = context();
     const std::span<StepSummary> mine = summaries_.span().first(1);
     on.run(reads(), writes(mine), [=] { mine[0] = {ExactSum{}, loss}; });
-    micro_ = options_.micro_batches;
-    return finish_step();
+    return finish_step(1);
+  }
+  /// Forgets all gradients that were opened or reduced since the last update, instead of `apply`:
+  /// to leave out a step whose loss is not finite, say.
+  /// Order:   on every rank alike.
+  void drop_gradients() {
+    for (std::size_t g = 0; g < core_.layout.group_count(); ++g)
+      if (gradients_.is_open(g)) gradients_.discard(g);
+    std::fill(reductions_.begin(), reductions_.end(), std::size_t{0});
   }
   /// Where the work of such a loop is enqueued.
   Context<Device> context() { return core_.timeline.context(detail::compute_stream); }
@@ -337,24 +370,54 @@ class sharded {
       throw ConfigError(std::string{verb} +
                         ": a guard of gather() is alive; leave its scope first");
   }
+  void check_no_gradients() const {
+    bool any = std::any_of(reductions_.begin(), reductions_.end(), [](auto n) { return n != 0; });
+    for (std::size_t g = 0; g < core_.layout.group_count(); ++g) any = any || gradients_.is_open(g);
+    if (any)
+      throw ConfigError(
+          "step: gradients of open_gradients() wait for apply(); call that first, or "
+          "drop_gradients()");
+  }
   template <class Unit>
-  std::size_t unit_of(std::size_t i) const {
-    std::size_t u = no_unit;
+  std::size_t unit_of(const char* verb, std::size_t i) const {
+    static_assert(detail::holds_all<M>(detail::list<Unit>{}),
+                  "the model holds no such unit: name one that stands in its Units");
+    std::size_t u = no_unit, count = 0;
     Layout<M>::for_each_stage([&]<std::size_t St>() {
       if constexpr (std::is_same_v<UnitAt<St>, Unit>) {
-        if (u == no_unit && i < core_.layout.count(St))
-          u = core_.layout.first_unit(St) + i;
-        else if (u == no_unit)
-          i -= core_.layout.count(St);
+        if (i >= count && i < count + core_.layout.count(St))
+          u = core_.layout.first_unit(St) + (i - count);
+        count += core_.layout.count(St);
       }
     });
     if (u == no_unit)
-      throw ConfigError("the model has no unit " + type_name<Unit>() +
-                        " of that number: it is beyond the last by " + std::to_string(i + 1));
+      throw ConfigError(std::string{verb} + ": there is no " + type_name<Unit>() + " number " +
+                        std::to_string(i) + ", the model has " + std::to_string(count) +
+                        ", counted from 0");
     return u;
   }
+  /// `Mixer 0, Mixer 1, Decoder`: the units that `wanted(u)` says, as their user knows them.
+  template <class Wanted>
+  std::string names_of(Wanted wanted) const {
+    std::string names;
+    Layout<M>::for_each_stage([&]<std::size_t St>() {
+      for (std::size_t i = 0; i < core_.layout.count(St); ++i) {
+        if (!wanted(core_.layout.first_unit(St) + i)) continue;
+        if (!names.empty()) names += ", ";
+        names += type_name<UnitAt<St>>();
+        if (core_.layout.count(St) > 1) names += " " + std::to_string(i);
+      }
+    });
+    return names;
+  }
+  std::string name_of(std::size_t u) const {
+    return names_of([&](std::size_t v) { return v == u; });
+  }
+  std::string names_in_group(std::size_t g) const {
+    return names_of([&](std::size_t v) { return core_.layout.unit(v).group == g; });
+  }
   template <class Unit>
-  Parameters<Unit> enter(std::size_t u, Unit) {
+  Parameters<Unit> enter(std::size_t u) {
     const auto& touches = core_.layout.unit(u).touches;
     std::size_t entered = 0;
     try {
@@ -375,11 +438,12 @@ class sharded {
     if constexpr (Sharding::parameters)
       if (core_.layout.group(g).gathered != 0 && holders_[g] == 0) {
         if (!parameters_.fits(g))
-          throw ConfigError("gather: group " + std::to_string(g) + " needs " +
+          throw ConfigError("gather: " + names_in_group(g) + " needs " +
                             std::to_string(core_.layout.group(g).gathered) +
                             " elements in one piece, " +
                             std::to_string(parameters_.free_elements()) +
                             " are free in all: leave the scope of another guard first");
+        const Drain drain{core_.timeline};
         parameters_.gather(g);
         core_.timeline.synchronize(detail::comm_stream);
       }
@@ -395,25 +459,76 @@ class sharded {
         parameters_.release(g);
       }
   }
+  /// The groups of units that are visited in order: each is entered with its first unit and left
+  /// with its last, or when an exception passes.
+  class GroupsHeld {
+   public:
+    explicit GroupsHeld(sharded& trainer) : trainer_{&trainer} {}
+    GroupsHeld(const GroupsHeld&) = delete;
+    GroupsHeld& operator=(const GroupsHeld&) = delete;
+    ~GroupsHeld() {
+      for (std::size_t g = 0; g < layout().group_count(); ++g)
+        if (trainer_->holders_[g] != 0) trainer_->leave_group(g);  // nobody else holds any
+    }
+    void enter(std::size_t u) {
+      const std::size_t g = layout().unit(u).group;
+      if (trainer_->holders_[g] == 0) trainer_->enter_group(g);
+    }
+    template <class Last>
+    void leave(std::size_t u, Last last) {
+      const std::size_t g = layout().unit(u).group;
+      for (std::size_t v = u + 1; v < layout().unit_count(); ++v)
+        if (layout().unit(v).group == g) return;
+      last(g);
+      trainer_->leave_group(g);
+    }
 
+   private:
+    const Layout<M>& layout() const { return trainer_->core_.layout; }
+    sharded* trainer_;
+  };
+
+  /// How often a unit is reduced from one update to the next.
+  std::size_t reductions_a_step() const {
+    return S::accumulation::reduce_each ? options_.micro_batches : 1;
+  }
   template <class Unit>
-  Gradients<Unit> open(std::size_t u, Unit) {
+  Gradients<Unit> open(std::size_t u) {
+    if (reductions_[u] == reductions_a_step())
+      throw ConfigError("open_gradients: those of " + name_of(u) +
+                        " are reduced already; call apply() or drop_gradients() first");
     for (std::size_t g : core_.layout.unit(u).trains)
       if (!gradients_.is_open(g)) {
         if (!gradients_.fits(g))
-          throw ConfigError("open_gradients: group " + std::to_string(g) +
-                            " does not fit beside those that are open: reduce another first");
+          throw ConfigError("open_gradients: those of " + names_in_group(g) +
+                            " do not fit beside what is open: reduce another unit first");
         gradients_.open(g);
       }
     return bind_gradients<Unit>(u);
   }
   void reduce_after(std::size_t u) {
-    for (std::size_t g : core_.layout.unit(u).trains)
+    const auto& trains = core_.layout.unit(u).trains;
+    for (std::size_t g : trains) {
+      if (!gradients_.is_open(g))
+        throw ConfigError("reduce: the gradients of " + name_of(u) + " are not open any more");
+      if (core_.layout.group(g).last_trained != u) continue;
+      const std::string missing = names_of([&](std::size_t v) {
+        const auto& also = core_.layout.unit(v).trains;
+        return v != u && reductions_[v] <= reductions_[u] &&
+               std::find(also.begin(), also.end(), g) != also.end();
+      });
+      if (!missing.empty())
+        throw ConfigError("reduce: gradients of " + name_of(u) + " wait for " + missing +
+                          ", which add to them: reduce in backward order");
+    }
+    const Drain drain{core_.timeline};
+    const std::size_t before = reductions_[u]++;
+    for (std::size_t g : trains)
       if (core_.layout.group(g).last_trained == u) {
-        gradients_.reduce(g, false);
-        if constexpr (Core::stream_count > detail::copies_stream) gradients_.replicate(g);
+        gradients_.reduce(g, before != 0);
+        if constexpr (Core::stream_count > detail::copies_stream)
+          if (reductions_[u] == reductions_a_step()) gradients_.replicate(g);
         gradients_.close(g);
-        reduced_[g] = 1;
       }
   }
 
@@ -432,7 +547,7 @@ class sharded {
       const std::span<const Compute> full{parameters_.flat(f), flat.padded};
       const Context<Device> on = core_.timeline.context(detail::comm_stream);
       on.device.annotate(on.stream, {"write back", g});
-      on.device.copy(on.stream, full, copy.span());
+      if (core_.mesh.world().rank() == root) on.device.copy(on.stream, full, copy.span());
       core_.mesh.world().broadcast(on, copy.span(), root);
       const std::span<Compute> kept = core_.state.parameters(f);
       on.device.copy(on.stream,
@@ -466,14 +581,14 @@ class sharded {
     context().run(reads(), writes(std::span{seed, 1}), [=] { *seed = value; });
   }
 
-  StepResult finish_step() {
+  /// `losses`: how many were added up.
+  StepResult finish_step(std::size_t losses) {
     add_squares();
     const StepSummary total = exchange_summary();
     update_.emplace(options_.optimizer, ++steps_);
     schedule_.update(*this);
     core_.timeline.synchronize();
-    return {total.loss / static_cast<double>(options_.micro_batches),
-            std::sqrt(total.gradient_squares.value())};
+    return {total.loss / static_cast<double>(losses), std::sqrt(total.gradient_squares.value())};
   }
   void add_squares() {
     Needs needs;
@@ -519,8 +634,9 @@ class sharded {
   std::size_t micro_ = 0;                                    // which micro-batch that is
   std::optional<Update> update_;
   std::size_t steps_ = 0;
-  std::vector<std::size_t> holders_;  // guards by group
-  std::vector<char> reduced_;         // by group, in a loop of one's own
+  // Of a loop of one's own:
+  std::vector<std::size_t> holders_;     // guards, by group
+  std::vector<std::size_t> reductions_;  // since the last update, by unit
   std::size_t guards_ = 0;
 };
 

@@ -61,8 +61,9 @@ struct UnitLayout {
 /// zero-padded to equal parts.
 ///
 /// Errors:  throws ConfigError for 0 ranks, what the model's `validate(config)` refuses, a `Repeat`
-///          of 0, a shape of 0 elements, a tie to what no other unit describes, a model without
-///          trainable parameters, joining that leaves a single group.
+///          of 0, a shape of 0 elements, a tie to what no other unit describes, a tie that freezes
+///          what its owner trains, a model without trainable parameters, joining that leaves a
+///          single group.
 /// Cost:    built once; usable in constant expressions.
 template <class Model>
 class Layout {
@@ -253,6 +254,10 @@ class Layout {
         bool found = false;
         for (const ParameterLayout& candidate : units_[first_[stage]].parameters)
           if (!candidate.is_tied && candidate.spec.name.view() == parameter.spec.name.view()) {
+            if (parameter.spec.is_frozen && !candidate.spec.is_frozen)
+              throw ConfigError("parameter " + std::string(parameter.spec.name.view()) +
+                                " is frozen where it is tied, and trained by its owner: freeze it "
+                                "there");
             parameter = candidate;
             parameter.is_tied = found = true;
           }

@@ -17,11 +17,20 @@ class ArenaMap {
 
   /// The lowest offset with `size` free.
   constexpr std::size_t allocate(std::size_t size) {
-    std::size_t at = 0;
-    auto before = live_.begin();
-    for (; before != live_.end() && before->begin < at + size; ++before) at = before->end;
-    live_.insert(before, {at, at + size});
+    const std::size_t at = place(size);
+    live_.insert(std::find_if(live_.begin(), live_.end(),
+                              [&](const Block& block) { return block.begin >= at + size; }),
+                 {at, at + size});
     high_water_ = std::max(high_water_, at + size);
+    return at;
+  }
+  /// The offset that `allocate` would give.
+  constexpr std::size_t place(std::size_t size) const {
+    std::size_t at = 0;
+    for (const Block& block : live_) {
+      if (block.begin >= at + size) break;
+      at = block.end;
+    }
     return at;
   }
   constexpr void release(std::size_t offset, std::size_t size) {
