@@ -8,7 +8,7 @@
 
 #include <doctest/doctest.h>
 
-/// The plan equals what one rank allocated, and sent in `steps` steps.
+/// A plan's numbers are those of a run of as many steps, to the byte.
 inline void check_plan(const shardexpr::Plan& plan, const shardexpr::MemoryAccount& account,
                        const shardexpr::Traffic& sent, std::size_t steps) {
   using shardexpr::Purpose;

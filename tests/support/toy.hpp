@@ -11,7 +11,7 @@
 
 // A small autoencoder with everything that makes engines fail: sizes that nothing divides, repeated
 // units, a parameter tied across units, saved values and scratch. Plain loops: its arithmetic is
-// the same in every build.
+// the same in every build. Gradients of frozen parameters are left out (frozen_toy.hpp).
 namespace sx = shardexpr;
 
 namespace toy {
@@ -73,8 +73,8 @@ struct Encoder {
     const T* x = p.batch.x;
     p.context.run(sx::reads(p.dout.h), sx::writes(p.dw.weight, p.dw.bias), [=] {
       for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
-        p.dw.bias[i % n] += p.dout.h[i];
-        for (std::size_t j = 0; j < k; ++j) {
+        if (p.dw.bias.data != nullptr) p.dw.bias[i % n] += p.dout.h[i];
+        for (std::size_t j = 0; j < k && p.dw.weight.data != nullptr; ++j) {
           G& dw = p.dw.weight[j * n + i % n];
           dw = sx::multiply_add(x[i / n * k + j], p.dout.h[i], dw);
         }
@@ -150,8 +150,8 @@ struct Mixer {
                     }
                     for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
                       p.din.h[i] = p.dout.h[i] + (p.in.h[i] > 0 ? p.scratch.d_active[i] : 0);
-                      p.dw.bias[i % n] += p.dout.h[i];
-                      for (std::size_t j = 0; j < n; ++j) {
+                      if (p.dw.bias.data != nullptr) p.dw.bias[i % n] += p.dout.h[i];
+                      for (std::size_t j = 0; j < n && p.dw.weight.data != nullptr; ++j) {
                         G& dw = p.dw.weight[j * n + i % n];
                         dw = sx::multiply_add(p.saved.active[i / n * n + j], p.dout.h[i], dw);
                       }
@@ -215,10 +215,11 @@ struct Decoder {
                     for (std::size_t i = 0; i < p.din.h.count(); ++i) p.din.h[i] = 0;
                     for (std::size_t i = 0; i < p.saved.error.count(); ++i) {
                       const T d = p.saved.error[i] * scale;
-                      p.dw.bias[i % k] += d;
+                      if (p.dw.bias.data != nullptr) p.dw.bias[i % k] += d;
                       for (std::size_t j = 0; j < n; ++j) {
                         T& dh = p.din.h[i / k * n + j];
                         dh = sx::multiply_add(d, p.w.weight[i % k * n + j], dh);
+                        if (p.dw.weight.data == nullptr) continue;
                         G& dw = p.dw.weight[i % k * n + j];
                         dw = sx::multiply_add(d, p.in.h[i / k * n + j], dw);
                       }
