@@ -111,6 +111,39 @@ TEST_CASE("a step of the GPT allocates nothing after the first") {
 }
 #endif
 
+TEST_CASE_TEMPLATE("guards and summon allocate nothing", Sharding, sx::FullShard, sx::NoShard) {
+  sx::launch(2, [](sx::Threads& comm) {
+    sx::Cpu device;
+    sx::Sharded<toy::Autoencoder, Sharding> trainer{device, comm, toy::Config{}};
+    const auto use = [&] {
+      float sum = 0;
+      for (std::size_t i = 0; i < 3; ++i) {
+        const auto w = trainer.template gather<toy::Mixer>(i);
+        const auto again = trainer.template gather<toy::Mixer>(i);
+        sum += w->bias[0] + again->weight[0];
+      }
+      sum += trainer.template gather<toy::Decoder>()->weight[0];
+      trainer.template open_gradients<toy::Decoder>()->bias[0] += sum;
+      trainer.template open_gradients<toy::Decoder>().reduce();
+      trainer.template open_gradients<toy::Mixer>(2).reduce();
+      trainer.drop_gradients();
+    };
+    sx::Cpu::Stream stream;
+    const sx::Context<sx::Cpu> context{device, stream};
+    use();
+    comm.barrier(context);
+    const std::size_t before = allocations.load(), charged = device.account().allocation_count();
+    comm.barrier(context);
+    for (int s = 0; s < 5; ++s) use();
+    comm.barrier(context);
+    const std::size_t after = allocations.load();
+    comm.barrier(context);
+    CHECK(after == before);
+    trainer.summon([](const std::string&, auto) {});  // its names may
+    CHECK(device.account().allocation_count() == charged);
+  });
+}
+
 TEST_CASE("a trainer gives back all it took") {
   sx::launch(2, [](sx::Threads& comm) {
     sx::Cpu device;
