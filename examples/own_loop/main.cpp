@@ -28,19 +28,19 @@ template <template <class> class Of, class T>
 struct Loss {
   Of<T> loss;  // one number
 };
-template <class T>
-struct Weight {
-  T weight;
+struct Both {  // what both units have in common
+  using Config = ::Config;
+  using Batch = ::Batch;
+  template <class T>
+  struct Params {
+    T weight;
+  };
 };
 
 // A unit is what is gathered together: its parameters, what it takes and puts out, two functions.
 // They hand work to `context.run`, which names what is read and written; a CPU runs it at once.
-struct Hidden {
-  using Config = ::Config;
-  using Batch = ::Batch;
+struct Hidden : Both {
   static constexpr sx::Name prefix = "hidden.";
-  template <class T>
-  using Params = Weight<T>;  // (inputs, width)
   template <template <class> class Of, class T>
   using Input = sx::Nothing<Of, T>;  // it reads the batch
   template <template <class> class Of, class T>
@@ -75,12 +75,8 @@ struct Hidden {
   }
 };
 
-struct Head {
-  using Config = ::Config;
-  using Batch = ::Batch;
+struct Head : Both {
   static constexpr sx::Name prefix = "head.";
-  template <class T>
-  using Params = Weight<T>;  // (width,)
   template <template <class> class Of, class T>
   using Input = Activation<Of, T>;
   template <template <class> class Of, class T>

@@ -223,6 +223,7 @@ class sharded {
   void drop_gradients() {
     for (std::size_t g = 0; g < core_.layout.group_count(); ++g)
       if (gradients_.is_open(g)) gradients_.discard(g);
+    core_.timeline.synchronize();  // what was reduced may still be averaged over the copies
     std::fill(reductions_.begin(), reductions_.end(), std::size_t{0});
   }
   /// Where the work of such a loop is enqueued.
