@@ -26,10 +26,13 @@ struct Writes {
 namespace detail {
 template <class T>
 constexpr Access access(const T& t) {
+  const void* data = nullptr;
   if constexpr (requires { t.data(); })
-    return {t.data(), t.size_bytes()};
+    data = t.data();
   else
-    return {t.data, t.size_bytes()};
+    data = t.data;
+  // A frozen parameter's gradient has a shape and no memory.
+  return {data, data == nullptr ? 0 : t.size_bytes()};
 }
 }  // namespace detail
 
