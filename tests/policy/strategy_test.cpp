@@ -67,6 +67,9 @@ struct GroupOfNothing {
 struct Elsewhere {
   using axis = int;
 };
+struct CountsOtherwise : sx::Sgd {
+  int count = 0;  // not a number of the policy
+};
 
 static_assert(sx::LegalStrategy<>);
 static_assert(sx::LegalStrategy<sx::FullShard>);
@@ -199,6 +202,7 @@ static_assert(breaks<SX104, sx::LimitGathers<0>>);
 static_assert(breaks<SX104, sx::WrapBySize<0>>);
 static_assert(breaks<SX104, sx::HybridShardGradOp<0>>);
 static_assert(breaks<SX105, sx::HybridShard<1>, sx::ReshardTo<2>>);
+static_assert(sx::LegalStrategy<CountsOtherwise>);
 // Without a group of a known number of ranks, only the mesh can judge K.
 static_assert(sx::LegalStrategy<sx::ReshardTo<3>>);
 

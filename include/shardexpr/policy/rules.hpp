@@ -107,7 +107,7 @@ consteval bool all_fp32() {
 template <class P>
 inline constexpr bool counts_zero = false;
 template <class P>
-  requires requires { P::count; }
+  requires std::is_integral_v<std::remove_pointer_t<decltype(&P::count)>>
 inline constexpr bool counts_zero<P> = P::count == 0;
 template <class S>
 struct any_counts_zero;
