@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order of a step under each policy, written out: what the engine executes and the plan counts.
+#include <shardexpr/comm/threads.hpp>
+#include <shardexpr/device/cpu.hpp>
+#include <shardexpr/engine/sharded.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
+#include <shardexpr/plan/plan.hpp>
 #include <shardexpr/plan/schedule.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
@@ -8,6 +12,7 @@
 #include <sstream>
 #include <string>
 
+#include "../support/one_unit.hpp"
 #include "../support/toy.hpp"
 #include <doctest/doctest.h>
 
@@ -221,18 +226,43 @@ TEST_CASE("under hybrid sharding the copies meet once, in the last micro-batch")
         "F0 F1 F2 F3 o0 B3 B2 B1 B0 R0 A0 c0 u0 p0");
 }
 
+struct Alone : OneUnit<Alone> {};
+using Single = OneUnitModel<Alone>;
+
 TEST_CASE("a bound that the model cannot keep is refused") {
   CHECK_THROWS_WITH_AS((Steps<toy::Autoencoder, sx::MaxLive<55>>{2}),
                        "MaxLive<55> is below what unit 1 computes with, 56 elements: give at "
                        "least that",
                        sx::ConfigError);
-  CHECK_THROWS_WITH_AS((Steps<toy::Autoencoder, sx::LimitGathers<1>, sx::BackwardNone>{2}),
-                       "LimitGathers<1> is below what unit 3 computes with, 2 groups: give at "
+  // The root counts: it stays gathered while others are.
+  CHECK_THROWS_WITH_AS((Steps<toy::Autoencoder, sx::LimitGathers<2>, sx::WrapEach<toy::Decoder>,
+                              sx::ForwardPrefetch<1>, sx::MaxLive<100>>{2}),
+                       "MaxLive<100> is below what unit 0 computes with, 154 elements: give at "
                        "least that",
                        sx::ConfigError);
+  CHECK_THROWS_WITH_AS(
+      (Steps<toy::Autoencoder, sx::LimitGathers<2>, sx::WrapEach<toy::Encoder, toy::Decoder>>{2}),
+      "LimitGathers<2> is below what unit 3 computes with, 3 groups: give at least that",
+      sx::ConfigError);
+  const char* const one_group =
+      "this model is one group, so that prefetch, reshard and bounds on gathers change nothing: "
+      "leave them out";
+  CHECK_THROWS_WITH_AS((Steps<Single, sx::ForwardPrefetch<1>>{2}), one_group, sx::ConfigError);
+  CHECK_THROWS_WITH_AS((Steps<Single, sx::BackwardPost>{2}), one_group, sx::ConfigError);
+  CHECK_THROWS_WITH_AS((Steps<Single, sx::ReshardTo<2>>{4}), one_group, sx::ConfigError);
+  CHECK(Steps<Single>{2}.step() == "+0 F0 o0 B0 -0 R0 c0 u0");
   CHECK_THROWS_WITH_AS((Steps<toy::Autoencoder, sx::PrefetchBucket<4>>{2}),
                        "PrefetchBucket<4> holds no group of the model, the smallest has 5 "
                        "elements: give at least that",
+                       sx::ConfigError);
+}
+
+TEST_CASE("a reshard that keeps nothing is refused") {
+  // The last unit's group stays from its forward to its backward, and the root stays anyway.
+  using Trainer = sx::Sharded<toy::Autoencoder, sx::ReshardTo<2>, sx::WrapEach<toy::Decoder>>;
+  CHECK_THROWS_WITH_AS(sx::plan<Trainer>({}, 4),
+                       "ReshardTo<2>: every group stays gathered from its forward to its backward, "
+                       "so that nothing would be kept: leave it out",
                        sx::ConfigError);
 }
 

@@ -123,10 +123,13 @@ static_assert(breaks<sx::Rule::SX115, sx::LimitGathers<1>>);
 static_assert(breaks<sx::Rule::SX115, sx::LimitGathers<1>, sx::BackwardNone, sx::ReuseWithin<9>>);
 static_assert(breaks<sx::Rule::SX116, sx::WrapEach<A, A>>);
 static_assert(breaks<sx::Rule::SX117, sx::Recompute<A, B, A>>);
+static_assert(breaks<sx::Rule::SX118, sx::LimitGathers<3>, sx::ForwardPrefetch<3>>);
+static_assert(sx::LegalStrategy<sx::LimitGathers<3>, sx::ForwardPrefetch<2>>);
+static_assert(sx::LegalStrategy<sx::LimitGathers<3>, sx::ForwardPrefetch<sx::unlimited>>);
 
 static_assert(sx::LegalStrategy<sx::HybridShard<4>, sx::ReshardTo<2>>);
 static_assert(sx::LegalStrategy<sx::PrefetchBucket<8>, sx::BackwardNone>);
-static_assert(sx::LegalStrategy<sx::LimitGathers<1>, sx::BackwardNone>);
+static_assert(sx::LegalStrategy<sx::LimitGathers<2>, sx::BackwardNone, sx::ReuseWithin<8>>);
 static_assert(sx::LegalStrategy<sx::PersistBelow<8>, sx::WrapWhole>);
 static_assert(sx::LegalStrategy<sx::NoShard, sx::WrapWhole, sx::Recompute<>, sx::ReduceAtEnd>);
 
@@ -202,6 +205,30 @@ static_assert(breaks<SX104, sx::LimitGathers<0>>);
 static_assert(breaks<SX104, sx::WrapBySize<0>>);
 static_assert(breaks<SX104, sx::HybridShardGradOp<0>>);
 static_assert(breaks<SX105, sx::HybridShard<1>, sx::ReshardTo<2>>);
+// And so is one that bounds nothing, or that every parameter has.
+static_assert(breaks<SX104, sx::MaxLive<sx::unlimited>>);
+static_assert(breaks<SX104, sx::LimitGathers<sx::unlimited>>);
+static_assert(breaks<SX104, sx::PrefetchBucket<sx::unlimited>>);
+static_assert(breaks<SX104, sx::PersistBelow<sx::unlimited>>);
+static_assert(breaks<SX104, sx::PersistBelow<1>>);
+static_assert(breaks<SX104, sx::WrapBySize<1>>);
+static_assert(breaks<SX104, sx::WrapBySize<sx::unlimited>>);
+static_assert(sx::LegalStrategy<sx::ReuseWithin<sx::unlimited>>);
+static_assert(breaks<SX108, sx::ReshardTo<2>, sx::ReuseWithin<sx::unlimited>>);
+static_assert(sx::LegalStrategy<sx::ReshardTo<2>, sx::ReuseWithin<sx::unlimited>, sx::MaxLive<8>>);
+static_assert(breaks<SX114, sx::LimitGathers<2>, sx::BackwardNone>);
+
+// A user's wrap by a property of units is not taken for WrapWhole.
+struct WrapLarge {
+  using axis = sx::axis::Wrap;
+  template <class U>
+  static constexpr bool own = requires {
+    U::is_large;
+  };
+  static constexpr bool whole = false;
+  static constexpr std::size_t least = 0;
+};
+static_assert(sx::LegalStrategy<WrapLarge, sx::BackwardPre>);
 static_assert(sx::LegalStrategy<CountsOtherwise>);
 // Without a group of a known number of ranks, only the mesh can judge K.
 static_assert(sx::LegalStrategy<sx::ReshardTo<3>>);
@@ -234,5 +261,5 @@ TEST_CASE("every rule has a code of its own, a reason and an advice") {
     CHECK(rule.what.size() > 20);
     CHECK(rule.advice.size() > 10);
   }
-  CHECK(codes.size() == 20);
+  CHECK(codes.size() == 21);
 }

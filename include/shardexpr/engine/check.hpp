@@ -27,8 +27,8 @@
        "the recompute policy names a unit that the model does not hold",                           \
        "name units that stand in the model's Units")                                               \
   RULE(SX306, (!recompute_saves<M, S>()),                                                          \
-       "the recompute policy rebuilds a unit that saves nothing",                                  \
-       "name only units that have a Saved, or leave Recompute out")
+       "the recompute policy rebuilds a unit that saves nothing, or one unit alone",               \
+       "name units that have a Saved, two or more or a Repeat, or leave Recompute out")
 
 namespace shardexpr {
 
@@ -80,7 +80,8 @@ consteval bool holds_all(list<Unit...>) {
   (std::make_index_sequence<M::Units::stage_count>{});
 }
 
-// Each unit that is named saves something; if none is named, some unit of the model does.
+// Each unit that is named saves something; and more than one unit of the model is rebuilt, since
+// they share the memory of one.
 template <class... Unit>
 consteval bool all_save(list<Unit...>) {
   return (saves_something<Unit> && ...);
@@ -89,10 +90,16 @@ template <class M, class S>
 consteval bool recompute_saves() {
   using Named = typename units_named<typename S::recompute>::type;
   return []<std::size_t... I>(std::index_sequence<I...>) {
-    if constexpr ((S::recompute::template rebuilds<typename M::Units::template Unit<I>> || ...))
-      return all_save(Named{}) && (rebuilds<S, typename M::Units::template Unit<I>> || ...);
-    else
+    if constexpr ((S::recompute::template rebuilds<typename M::Units::template Unit<I>> || ...)) {
+      std::size_t rebuilt = 0;
+      ((rebuilt += !rebuilds<S, typename M::Units::template Unit<I>> ? 0
+                   : M::Units::template Stage<I>::repeats            ? 2
+                                                                     : 1),
+       ...);
+      return all_save(Named{}) && rebuilt > 1;
+    } else {
       return true;
+    }
   }
   (std::make_index_sequence<M::Units::stage_count>{});
 }

@@ -68,6 +68,11 @@ class Schedule {
   static constexpr std::size_t live_limit = Strategy::live_limit::live_elements;
   static constexpr std::size_t group_limit = Strategy::gather_limit::live_groups;
   static constexpr std::size_t reuse = Strategy::reuse::reuse_elements;
+  // BackwardPre is not among them: it is the default.
+  static constexpr bool asks_for_groups =
+      gathers &&
+      (reshards || forward_depth != 0 || ahead == GatherAhead::after_compute ||
+       live_limit != unlimited || group_limit != unlimited || bucket != unlimited || reuse != 0);
   // A group's gradients stay while the next are computed, so that their reduction can overlap it;
   // not where the strategy asks for least memory.
   static constexpr bool overlaps_reduce =
@@ -346,6 +351,11 @@ class Schedule {
       most_elements_ = std::max(most_elements_, elements_needed);
       most_groups_ = std::max(most_groups_, groups_needed);
     }
+    if (layout_->group_count() == 1 && asks_for_groups)
+      throw ConfigError(
+          "this model is one group, so that prefetch, reshard and bounds on gathers change "
+          "nothing: "
+          "leave them out");
     if (bucket != unlimited && smallest > bucket)
       throw ConfigError("PrefetchBucket<" + std::to_string(bucket) +
                         "> holds no group of the model, the smallest has " +

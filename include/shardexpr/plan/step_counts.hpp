@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -164,6 +165,10 @@ constexpr StepCounts count_step(const Layout<Model>& layout, const MeshShape& me
   }
   schedule.update(visitor);
   StepCounts counts = visitor.finish();
+  if (mesh.reshard != 0 && counts.resharded_elements == 0)
+    throw ConfigError("ReshardTo<" + std::to_string(mesh.reshard) +
+                      ">: every group stays gathered from its forward to its backward, so that "
+                      "nothing would be kept: leave it out");
   if (stages_reductions<Strategy>(micro_batches))
     counts.staging_elements = largest_trained_part(layout);
   return counts;

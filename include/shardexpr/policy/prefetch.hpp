@@ -57,7 +57,7 @@ struct ForwardPrefetch {
 namespace detail {
 /// Groups are gathered and released in the course of a step.
 template <class Sharding, class Wrap>
-inline constexpr bool gathers_in_turn_with = Sharding::parameters && !wraps_whole<Wrap>;
+inline constexpr bool gathers_in_turn_with = Sharding::parameters && !Wrap::whole;
 template <class... Ps>
 inline constexpr bool pack_gathers_in_turn =
     gathers_in_turn_with<chosen<axis::Sharding, Ps...>, chosen<axis::Wrap, Ps...>>;

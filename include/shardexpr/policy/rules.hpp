@@ -31,8 +31,9 @@
   RULE(SX103, !all_fp32<typename S::precision>(),                                                  \
        "the precision names a dtype other than fp32, the only one that is trained in",             \
        "use FullPrecision")                                                                        \
-  RULE(SX104, counts_nothing<S>(), "a policy's number is 0, which asks for nothing",               \
-       "give it at least 1, or leave the policy out")                                              \
+  RULE(SX104, counts_nothing<S>(),                                                                 \
+       "a policy's number changes nothing; 0, unlimited, or a size of one element",                \
+       "give one that does, or leave the policy out")                                              \
   RULE(SX105, group_of<typename S::sharding> == 1,                                                 \
        "a shard group of one rank, in which nothing would be sharded",                             \
        "give the group at least 2 ranks, or use NoShard")                                          \
@@ -42,10 +43,10 @@
   RULE(SX107, S::reshard::ranks == 1,                                                              \
        "a reshard to one rank, which would keep every unit whole after its forward",               \
        "reshard to at least 2 ranks, or use ShardGradOp, which keeps the parameters whole")        \
-  RULE(SX108, S::reshard::ranks != 0 && !gathers_in_turn<S>(),                                     \
+  RULE(SX108, reshards_nothing<S>(),                                                               \
        "a partial reshard where no unit is released after its forward",                            \
-       "shard the parameters (FullShard, HybridShard) and do not use WrapWhole, or leave "         \
-       "ReshardTo out")                                                                            \
+       "shard the parameters (FullShard, HybridShard), without WrapWhole and without an "          \
+       "unlimited ReuseWithin, or leave ReshardTo out")                                            \
   RULE(SX109, reshard_exceeds_group<S>(),                                                          \
        "a partial reshard to a number of ranks that does not divide the shard group, or to all "   \
        "of it",                                                                                    \
@@ -67,15 +68,18 @@
       "group by group",                                                                            \
       "shard the parameters (FullShard, HybridShard) and do not use WrapWhole, or leave them out") \
   RULE(SX114, bounds_nothing<S>(),                                                                 \
-       "MaxLive or PrefetchBucket where nothing is gathered ahead that it could hold back",        \
+       "MaxLive, LimitGathers or PrefetchBucket where nothing is gathered ahead to hold back",     \
        "add BackwardPre, BackwardPost or ForwardPrefetch, or leave the bound out")                 \
-  RULE(SX115, S::gather_limit::live_groups == 1 && keeps_several<S>(),                             \
+  RULE(SX115, S::gather_limit::live_groups == 1,                                                   \
        "a limit of one gathered group, which leaves no room to gather ahead or to keep a group",   \
-       "give LimitGathers at least 2, or use BackwardNone and ForwardNone without ReuseWithin")    \
+       "give LimitGathers at least 2, or leave it out and use BackwardNone and ForwardNone")       \
   RULE(SX116, !names_differ<typename units_named<typename S::wrap>::type>,                         \
        "a unit is named twice in one wrap policy", "name it once")                                 \
   RULE(SX117, !names_differ<typename units_named<typename S::recompute>::type>,                    \
-       "a unit is named twice in one recompute policy", "name it once")
+       "a unit is named twice in one recompute policy", "name it once")                            \
+  RULE(SX118, prefetches_beyond_limit<S>(),                                                        \
+       "a forward prefetch of more units than LimitGathers leaves room for",                       \
+       "give ForwardPrefetch a depth below the number in LimitGathers")
 
 namespace shardexpr {
 
@@ -113,14 +117,30 @@ template <class S>
 struct any_counts_zero;
 template <template <class...> class Strategy, class... Ps>
 struct any_counts_zero<Strategy<Ps...>> : std::bool_constant<(counts_zero<Ps> || ...)> {};
+// Bounds that bound nothing, and sizes that every parameter, or every unit, has.
+template <class P>
+inline constexpr bool counts_all = false;
+template <class P>
+  requires std::is_integral_v<std::remove_pointer_t<decltype(&P::count)>>
+inline constexpr bool counts_all<P> = P::count == unlimited;
 template <class S>
 consteval bool counts_nothing() {
-  return any_counts_zero<S>::value;
+  return any_counts_zero<S>::value || counts_all<typename S::persistence> ||
+         counts_all<typename S::live_limit> || counts_all<typename S::prefetch_limit> ||
+         counts_all<typename S::gather_limit> || counts_all<typename S::wrap> ||
+         S::persistence::persist_below == 1 || S::wrap::least == 1;
 }
 
 template <class S>
 consteval bool gathers_in_turn() {
   return gathers_in_turn_with<typename S::sharding, typename S::wrap>;
+}
+template <class S>
+consteval bool reshards_nothing() {
+  return S::reshard::ranks != 0 &&
+         (!gathers_in_turn<S>() ||
+          (S::reuse::reuse_elements == unlimited && S::live_limit::live_elements == unlimited &&
+           S::gather_limit::live_groups == unlimited));
 }
 template <class S>
 consteval bool reshard_exceeds_group() {
@@ -152,7 +172,14 @@ template <class S>
 consteval bool bounds_nothing() {
   const bool prefetches = prefetches_backward<S>() || prefetches_forward<S>();
   return (S::prefetch_limit::ahead_elements != unlimited && !prefetches) ||
-         (S::live_limit::live_elements != unlimited && !keeps_several<S>());
+         ((S::live_limit::live_elements != unlimited ||
+           S::gather_limit::live_groups != unlimited) &&
+          !keeps_several<S>());
+}
+template <class S>
+consteval bool prefetches_beyond_limit() {
+  constexpr std::size_t depth = S::forward_prefetch::depth, groups = S::gather_limit::live_groups;
+  return depth != 0 && depth != unlimited && groups != unlimited && depth >= groups;
 }
 
 template <class S>

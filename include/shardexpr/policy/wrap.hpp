@@ -16,6 +16,7 @@ namespace shardexpr {
 template <class P>
 concept WrapPolicy = OnAxis<P, axis::Wrap> && requires {
   { P::template own<void> } -> std::convertible_to<bool>;
+  { P::whole } -> std::convertible_to<bool>;
   { P::least } -> std::convertible_to<std::size_t>;
 };
 
@@ -27,6 +28,7 @@ struct WrapEach {
   using units = detail::list<Unit...>;
   template <class U>
   static constexpr bool own = sizeof...(Unit) == 0 || detail::is_one_of<U, Unit...>;
+  static constexpr bool whole = false;
   static constexpr std::size_t least = 0;
 };
 
@@ -39,6 +41,7 @@ struct WrapBySize {
   using axis = axis::Wrap;
   template <class U>
   static constexpr bool own = true;
+  static constexpr bool whole = false;
   static constexpr std::size_t least = N, count = N;
 };
 
@@ -48,16 +51,11 @@ struct WrapWhole {
   using axis = axis::Wrap;
   template <class U>
   static constexpr bool own = false;
+  static constexpr bool whole = true;
   static constexpr std::size_t least = 0;
 };
 
 namespace detail {
-/// No unit has a group of its own.
-template <class Wrap>
-inline constexpr bool wraps_whole = !Wrap::template own<void>;
-template <class... Unit>
-inline constexpr bool wraps_whole<WrapEach<Unit...>> = false;
-
 template <class P>
 struct units_named : std::type_identity<list<>> {};
 template <class P>
