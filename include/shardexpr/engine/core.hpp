@@ -8,6 +8,7 @@
 #include <shardexpr/plan/step_counts.hpp>
 
 #include <cstddef>
+#include <exception>
 
 namespace shardexpr::detail {
 
@@ -35,6 +36,19 @@ struct Core {
   StepCounts counts;  // how large arenas must be
   State<S, M, Device> state;
   Timeline timeline;
+};
+
+/// When an exception leaves a verb, nothing may run on that points to what the caller owns.
+template <class Timeline>
+struct Drain {
+  Timeline& timeline;
+  int exceptions = std::uncaught_exceptions();
+  explicit Drain(Timeline& t) : timeline{t} {}
+  Drain(const Drain&) = delete;
+  Drain& operator=(const Drain&) = delete;
+  ~Drain() {
+    if (std::uncaught_exceptions() > exceptions) timeline.drain();
+  }
 };
 
 }  // namespace shardexpr::detail

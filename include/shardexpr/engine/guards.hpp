@@ -7,6 +7,13 @@
 
 namespace shardexpr {
 
+namespace detail {
+template <class M, class S>
+class OwnLoop;  // engine/own_loop.hpp
+template <class Trainer>
+using LoopOf = OwnLoop<typename Trainer::Model, typename Trainer::Strategy>;
+}  // namespace detail
+
 /// The full parameters of one unit, while this object lives: `guard->weight` is a
 /// `Tensor<const Compute>`. Made by `trainer.gather<Unit>(i)`; moves, never copies, and must not
 /// outlive its trainer. Several may hold one unit; the last gives the memory back.
@@ -20,23 +27,23 @@ class Gathered {
   using Parameters = typename Trainer::template Parameters<Unit>;
 
   Gathered(Gathered&& other) noexcept
-      : trainer_{std::exchange(other.trainer_, nullptr)},
+      : loop_{std::exchange(other.loop_, nullptr)},
         u_{other.u_},
         parameters_{std::exchange(other.parameters_, {})} {}
   Gathered& operator=(Gathered&&) = delete;
   ~Gathered() {
-    if (trainer_ != nullptr) trainer_->leave(u_);
+    if (loop_ != nullptr) loop_->leave(u_);
   }
 
   const Parameters& operator*() const { return parameters_; }
   const Parameters* operator->() const { return &parameters_; }
 
  private:
-  friend Trainer;
-  Gathered(Trainer& trainer, std::size_t u)
-      : trainer_{&trainer}, u_{u}, parameters_{trainer.template enter<Unit>(u)} {}
+  friend detail::LoopOf<Trainer>;
+  Gathered(detail::LoopOf<Trainer>& loop, std::size_t u)
+      : loop_{&loop}, u_{u}, parameters_{loop.template enter<Unit>(u)} {}
 
-  Trainer* trainer_;  // null once moved away
+  detail::LoopOf<Trainer>* loop_;  // null once moved away
   std::size_t u_;
   Parameters parameters_;
 };
@@ -54,7 +61,7 @@ class OpenGradients {
   using Gradients = typename Trainer::template Gradients<Unit>;
 
   OpenGradients(OpenGradients&& other) noexcept
-      : trainer_{std::exchange(other.trainer_, nullptr)},
+      : loop_{std::exchange(other.loop_, nullptr)},
         u_{other.u_},
         gradients_{std::exchange(other.gradients_, {})} {}
   OpenGradients& operator=(OpenGradients&&) = delete;
@@ -71,19 +78,19 @@ class OpenGradients {
   /// Errors:  ConfigError if this guard was reduced before or moved away, if others that add to the
   ///          same gradients were not reduced (it names them), or if `drop_gradients` took them.
   void reduce() {
-    if (trainer_ == nullptr)
+    if (loop_ == nullptr)
       throw ConfigError("reduce: this guard was reduced before, or moved away: open another");
-    trainer_->reduce_after(u_);
-    trainer_ = nullptr;
+    loop_->reduce_after(u_);
+    loop_ = nullptr;
     gradients_ = {};
   }
 
  private:
-  friend Trainer;
-  OpenGradients(Trainer& trainer, std::size_t u)
-      : trainer_{&trainer}, u_{u}, gradients_{trainer.template open<Unit>(u)} {}
+  friend detail::LoopOf<Trainer>;
+  OpenGradients(detail::LoopOf<Trainer>& loop, std::size_t u)
+      : loop_{&loop}, u_{u}, gradients_{loop.template open<Unit>(u)} {}
 
-  Trainer* trainer_;  // null once reduced or moved away
+  detail::LoopOf<Trainer>* loop_;  // null once reduced or moved away
   std::size_t u_;
   Gradients gradients_;
 };

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/full_gradients.hpp>
+#include <shardexpr/engine/gathered_parameters.hpp>
+#include <shardexpr/engine/workspace.hpp>
+#include <shardexpr/model/pass.hpp>
+#include <shardexpr/optim/adamw.hpp>
+#include <shardexpr/optim/sgd.hpp>
+
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string_view>
+
+namespace shardexpr::detail {
+
+/// The visitor of `Schedule` that trains: what a step does to groups and units.
+template <class M, class S>
+class Passes {
+  using Core = detail::Core<M, S>;
+  using Needs = typename Core::Needs;
+  using Device = typename Core::Device;
+  using Sharding = typename S::sharding;
+  using Compute = typename S::precision::compute;
+  using Gradient = typename S::precision::reduce;
+  template <class Unit>
+  using Parameters = typename Unit::template Params<Tensor<const Compute>>;
+  template <class Unit>
+  using Gradients = typename Unit::template Params<Tensor<Gradient>>;
+  template <std::size_t St>
+  using UnitAt = typename M::Units::template Unit<St>;
+
+ public:
+  Passes(Core& core, const typename M::Config& config, std::size_t micro_batches)
+      : parameters{core},
+        gradients{core, micro_batches},
+        workspace{*core.device, config, core.layout},
+        core_{&core},
+        config_{&config} {}
+
+  const typename M::Batch* batch = nullptr;  // of the pass
+  std::size_t micro = 0;                     // which micro-batch that is
+  std::optional<typename S::optimizer::Update> update_now;
+  GatheredParameters<M, S> parameters;
+  FullGradients<M, S> gradients;
+  Workspace<M, Compute, Device, typename S::recompute> workspace;
+
+  void gather(std::size_t g) { parameters.gather(g); }
+  void keep(std::size_t g) { parameters.keep(g); }
+  void regather(std::size_t g) { parameters.regather(g); }
+  void release(std::size_t g) { parameters.release(g); }
+  void open_gradients(std::size_t g) { gradients.open(g); }
+  void reduce(std::size_t g) { gradients.reduce(g, S::accumulation::reduce_each && micro > 0); }
+  void replicate(std::size_t g) { gradients.replicate(g); }
+  void close_gradients(std::size_t g) { gradients.close(g); }
+
+  template <std::size_t St>
+  void forward(std::size_t u) {
+    run_forward<UnitAt<St>>("forward", u);
+  }
+  template <std::size_t St>
+  void rebuild(std::size_t u) {
+    run_forward<UnitAt<St>>("rebuild", u);
+  }
+  template <std::size_t St>
+  void backward(std::size_t u) {
+    using U = UnitAt<St>;
+    Backward<U, Device, Compute, Gradient> pass{begin("backward", u), *config_, *batch};
+    pass.w = bind_parameters<U>(u);
+    pass.dw = bind_gradients<U>(u);
+    pass.in = workspace.template inputs<U, ConstTensor>(u);
+    pass.dout = workspace.template output_gradients<U, ConstTensor>(u);
+    pass.din = workspace.template input_gradients<U, Tensor>(u);
+    pass.saved = workspace.template saved<U, Tensor>(u);
+    pass.scratch = workspace.template scratch<U, Tensor>(u);
+    U::backward(pass);
+  }
+  void update(std::size_t g) {
+    const Context<Device> on = core_->timeline.context(compute_stream);
+    on.device.annotate(on.stream, {"update", g});
+    core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (flat.is_trainable)
+        apply_update(on, *update_now, core_->state.updated_parameters(f),
+                     std::span<const Gradient>{core_->state.updated_gradients(f)},
+                     core_->state.moments(f));
+    });
+  }
+  void publish(std::size_t g) {
+    core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
+    const Context<Device> on = core_->timeline.context(comm_stream);
+    on.device.annotate(on.stream, {"publish", g});
+    core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (flat.is_trainable && (!Sharding::parameters || flat.is_persistent))
+        core_->mesh.shard().all_gather(on,
+                                       std::span<const Compute>{core_->state.updated_parameters(f)},
+                                       core_->state.parameters(f));
+    });
+  }
+
+  template <class U>
+  Parameters<U> bind_parameters(std::size_t u) const {
+    return bind<U, const Compute>(u, [&](std::size_t f) { return parameters.flat(f); });
+  }
+  template <class U>
+  Gradients<U> bind_gradients(std::size_t u) const {
+    return bind<U, Gradient>(u, [&](std::size_t f) { return gradients.flat(f).data(); });
+  }
+
+ private:
+  template <class U>
+  void run_forward(std::string_view what, std::size_t u) {
+    Forward<U, Device, Compute> pass{begin(what, u), *config_, *batch};
+    pass.w = bind_parameters<U>(u);
+    pass.in = workspace.template inputs<U, ConstTensor>(u);
+    pass.out = workspace.template outputs<U, Tensor>(u);
+    pass.saved = workspace.template saved<U, Tensor>(u);
+    pass.scratch = workspace.template scratch<U, Tensor>(u);
+    U::forward(pass);
+  }
+  /// The compute stream, behind the gathers of what unit u computes with.
+  Context<Device> begin(std::string_view what, std::size_t u) {
+    Needs needs;
+    for (std::size_t g : core_->layout.unit(u).touches) parameters.await(g, needs);
+    core_->timeline.order(compute_stream, needs);
+    const Context<Device> on = core_->timeline.context(compute_stream);
+    on.device.annotate(on.stream, {what, u});
+    return on;
+  }
+
+  template <class U, class T, class Base>
+  auto bind(std::size_t u, Base base) const {
+    std::array<Tensor<T>, member_count<U>> views;
+    const auto& of_unit = core_->layout.unit(u).parameters;
+    for (std::size_t k = 0; k < views.size(); ++k) {
+      T* flat = base(of_unit[k].flat);
+      if (flat != nullptr) flat += of_unit[k].offset;
+      views[k] = {flat, of_unit[k].spec.shape};
+    }
+    return from_array<typename U::template Params<Tensor<T>>>(views);
+  }
+
+  Core* core_;
+  const typename M::Config* config_;
+};
+
+}  // namespace shardexpr::detail

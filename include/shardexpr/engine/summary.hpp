@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/full_gradients.hpp>
+#include <shardexpr/engine/workspace.hpp>
+#include <shardexpr/plan/plan.hpp>
+
+#include <cstddef>
+#include <span>
+
+namespace shardexpr::detail {
+
+/// Loss and norm of a step: what ranks tell each other beside parameters and gradients.
+template <class M, class S>
+class Summary {
+  using Core = detail::Core<M, S>;
+  using Needs = typename Core::Needs;
+  using Device = typename Core::Device;
+  using Compute = typename S::precision::compute;
+  using Gradient = typename S::precision::reduce;
+  using Saved = Workspace<M, Compute, Device, typename S::recompute>;
+  using Loss = Accumulate<Compute>;
+
+ public:
+  Summary(Core& core, std::size_t world)
+      : core_{&core},
+        summaries_{core.device->template allocate<StepSummary>(1 + world, Purpose::other)} {}
+
+  /// Begins with a loss that somebody else computed.
+  void set_loss(double loss) {
+    const Context<Device> on = core_->timeline.context(compute_stream);
+    const std::span<StepSummary> mine = summaries_.span().first(1);
+    on.run(reads(), writes(mine), [=] { mine[0] = {ExactSum{}, loss}; });
+  }
+  /// Adds this rank's loss of a micro-batch; the first begins anew.
+  void add_loss(const Saved& workspace, std::size_t micro) {
+    const Loss* loss = workspace.template loss<Loss>();
+    const std::span<StepSummary> mine = summaries_.span().first(1);
+    const Context<Device> on = core_->timeline.context(compute_stream);
+    if (micro == 0)
+      on.run(reads(std::span{loss, 1}), writes(mine), [=] {
+        mine[0] = {ExactSum{}, static_cast<double>(*loss)};
+      });
+    else
+      on.run(reads(std::span{loss, 1}, mine), writes(mine),
+             [=] { mine[0].loss += static_cast<double>(*loss); });
+  }
+  /// Backward begins with the mean over micro-batches.
+  void seed_backward(const Saved& workspace, std::size_t micro_batches) {
+    Loss* seed = workspace.template loss_gradient<Loss>();
+    const Loss value = Loss{1} / static_cast<Loss>(micro_batches);
+    core_->timeline.context(compute_stream).run(reads(), writes(std::span{seed, 1}), [=] {
+      *seed = value;
+    });
+  }
+
+  /// Adds the squares of the reduced gradients that this rank answers for.
+  void add_squares(const FullGradients<M, S>& gradients) {
+    Needs needs;
+    for (std::size_t g = 0; g < core_->layout.group_count(); ++g) gradients.await(g, needs);
+    core_->timeline.order(compute_stream, needs);
+    const Context<Device> on = core_->timeline.context(compute_stream);
+    on.device.annotate(on.stream, {"norm"});
+    for (std::size_t f = 0; f < core_->layout.flat_count(); ++f)
+      if (core_->layout.flat(f).is_trainable)
+        on.device.sum_squares(
+            on.stream,
+            std::span<const Gradient>{core_->state.part_of(core_->state.gradients(f), f)},
+            &summaries_.data()->gradient_squares);
+  }
+  /// Every rank learns the sum of all: the losses added in rank order, the squares exactly.
+  StepSummary exchange() {
+    const std::span<StepSummary> mine = summaries_.span().first(1),
+                                 all = summaries_.span().subspan(1);
+    core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
+    const Context<Device> on = core_->timeline.context(comm_stream);
+    on.device.annotate(on.stream, {"summary"});
+    core_->mesh.world().all_gather(on, std::as_bytes(std::span<const StepSummary>{mine}),
+                                   std::as_writable_bytes(all));
+    core_->timeline.synchronize(comm_stream);
+    StepSummary total;
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      if (r < core_->mesh.shape().shards)  // the other copies' squares are the same
+        total.gradient_squares.add(all[r].gradient_squares);
+      total.loss += all[r].loss;
+    }
+    total.loss /= static_cast<double>(all.size());
+    return total;
+  }
+
+ private:
+  Core* core_;
+  typename Device::template Buffer<StepSummary> summaries_;  // this rank's, then every rank's
+};
+
+}  // namespace shardexpr::detail
