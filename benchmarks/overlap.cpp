@@ -10,11 +10,15 @@
 #include <chrono>
 #include <cstddef>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "triad.hpp"
 #include "turns.hpp"
 #include <benchmark/benchmark.h>
+#include <pthread.h>
+#include <sched.h>
 
 namespace shardexpr::benchmarks {
 namespace {
@@ -26,14 +30,31 @@ using Seconds = std::chrono::duration<double>;
 // ----------------------------------------------------------------------------------------
 
 struct ChainConfig {
-  std::size_t layers = 24, elements = 16384;
-  std::chrono::microseconds forward{3000};  // of a layer; its backward takes twice as long
+  std::size_t layers = 14, elements = 16384;
+  std::chrono::microseconds forward{20000};  // of a layer; its backward takes twice as long
+  bool busy = false;
 };
-struct ChainBatch {};
+struct ChainBatch {
+  std::size_t rank = 0;
+};
 
-/// Keeps a core busy: a sleep would leave it to the other rank's collectives.
-inline void compute_for(std::chrono::microseconds time) {
-  for (const auto end = Clock::now() + time; Clock::now() < end;) benchmark::ClobberMemory();
+/// Gives the calling thread a core of its rank's own: two that compute at once must not be put on
+/// one, which takes a system milliseconds to notice.
+inline void stay_on_core(std::size_t rank) {
+  static thread_local bool stays = false;
+  if (std::exchange(stays, true)) return;
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(rank % std::max(1u, std::thread::hardware_concurrency()), &cores);
+  pthread_setaffinity_np(pthread_self(), sizeof cores, &cores);
+}
+
+/// Computes elsewhere, as on an accelerator, and leaves the cores to the collectives; or is `busy`
+/// on one, so that collectives must wait for the system to interrupt it.
+inline void compute_for(std::chrono::microseconds time, bool busy) {
+  const auto end = Clock::now() + time;
+  if (!busy) return std::this_thread::sleep_until(end);
+  while (Clock::now() < end) benchmark::ClobberMemory();
 }
 
 template <template <class> class Of, class T>
@@ -63,21 +84,22 @@ struct ChainUnit {
   static void forward(const Forward<Self, D, T>& p) {
     const auto time = weight * p.config.forward;
     if constexpr (requires { p.in.x; })
-      p.context.run(reads(p.w.w, p.in.x), writes(p.out.x), [out = p.out, time] {
-        compute_for(time);
-        out.x[0] = 0;
-      });
+      p.context.run(reads(p.w.w, p.in.x), writes(p.out.x),
+                    [out = p.out, time, busy = p.config.busy] {
+                      compute_for(time, busy);
+                      out.x[0] = 0;
+                    });
     else
-      p.context.run(reads(p.w.w), writes(p.out.x), [out = p.out, time] {
-        compute_for(time);
+      p.context.run(reads(p.w.w), writes(p.out.x), [out = p.out, rank = p.batch.rank] {
+        stay_on_core(rank);
         out.x[0] = 0;
       });
   }
   template <class D, class T, class G>
   static void backward(const Backward<Self, D, T, G>& p) {
     const auto time = 2 * weight * p.config.forward;
-    p.context.run(reads(p.w.w, p.dout.x), writes(p.dw.w), [dw = p.dw, time] {
-      compute_for(time);
+    p.context.run(reads(p.w.w, p.dout.x), writes(p.dw.w), [dw = p.dw, time, busy = p.config.busy] {
+      compute_for(time, busy);
       dw.w[0] += 1;
     });
   }
@@ -103,11 +125,11 @@ struct Chain {
 
 /// Seconds a step, the median of `steps`, on rank 0.
 template <class Trainer>
-double step_seconds(Trainer& trainer, int steps) {
+double step_seconds(Trainer& trainer, std::size_t rank, int steps) {
   std::vector<double> seen;
   for (int s = 0; s < steps + 1; ++s) {
     const auto begin = Clock::now();
-    (void)trainer.step(ChainBatch{});
+    (void)trainer.step(ChainBatch{rank});
     if (s > 0) seen.push_back(Seconds(Clock::now() - begin).count());  // the first warms up
   }
   return median(seen);
@@ -143,9 +165,9 @@ double modelled_seconds(const Costs& c, GatherAhead ahead, bool forward_ahead) {
   return ahead == GatherAhead::never ? time : time + c.reduce[0];
 }
 
-template <class... Policies>
+template <bool busy, class... Policies>
 void exposed(benchmark::State& state) {
-  const ChainConfig config;
+  const ChainConfig config{.busy = busy};
   using Comm = Delayed<Threads>;
   using Trainer = Sharded<Chain, Policies..., Over<Comm>>;
   using Strategy = typename Trainer::Strategy;
@@ -162,13 +184,13 @@ void exposed(benchmark::State& state) {
       Cpu device{Execution::asynchronous};
       Solo solo;
       Sharded<Chain, NoShard, Over<Solo>> trainer{device, solo, config};
-      alone = step_seconds(trainer, 5);
+      alone = step_seconds(trainer, 0, 5);
     }
     launch(world, [&](Threads& threads) {
       Comm comm{std::move(threads), network};
       Cpu device{Execution::asynchronous};
       Trainer trainer{device, comm, config};
-      const double seconds = step_seconds(trainer, 5);
+      const double seconds = step_seconds(trainer, comm.rank(), 5);
       if (comm.rank() == 0) together = seconds;
     });
     state.SetIterationTime(together);
@@ -196,10 +218,10 @@ void exposed(benchmark::State& state) {
   state.counters["alone_ms"] = alone * 1e3;
 }
 
-#define SHARDEXPR_EXPOSED(...)             \
-  BENCHMARK_TEMPLATE(exposed, __VA_ARGS__) \
-      ->UseManualTime()                    \
-      ->Unit(benchmark::kMillisecond)      \
+#define SHARDEXPR_EXPOSED(...)                    \
+  BENCHMARK_TEMPLATE(exposed, false, __VA_ARGS__) \
+      ->UseManualTime()                           \
+      ->Unit(benchmark::kMillisecond)             \
       ->Iterations(1)
 SHARDEXPR_EXPOSED(BackwardNone, ForwardNone);
 SHARDEXPR_EXPOSED(BackwardPost, ForwardNone);
@@ -207,6 +229,11 @@ SHARDEXPR_EXPOSED(BackwardPre, ForwardNone);
 SHARDEXPR_EXPOSED(BackwardNone, ForwardPrefetch<1>);
 SHARDEXPR_EXPOSED(BackwardPost, ForwardPrefetch<1>);
 SHARDEXPR_EXPOSED(BackwardPre, ForwardPrefetch<1>);
+// For comparison: two ranks that keep two cores busy.
+BENCHMARK_TEMPLATE(exposed, true, BackwardPre, ForwardPrefetch<1>)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(1);
 
 // Without a network
 // --------------------------------------------------------------------------------
@@ -232,7 +259,8 @@ class GptEngine {
   std::vector<std::int32_t> tokens_;
 };
 
-/// Two ranks on a GPT of 0.8 M parameters, in turns with BackwardNone and ForwardNone.
+/// Two ranks on a GPT of 0.8 M parameters, in turns with BackwardNone and ForwardNone on devices
+/// that execute alike.
 template <Execution execution, class... Policies>
 void over_none(benchmark::State& state) {
   nn::use_one_blas_thread();
@@ -241,7 +269,7 @@ void over_none(benchmark::State& state) {
     Cpu::Stream stream;
     const Context<Cpu> ctx{device, stream};
     GptEngine<Policies...> subject{comm, execution};
-    GptEngine<BackwardNone, ForwardNone> reference{comm, Execution::immediate};
+    GptEngine<BackwardNone, ForwardNone> reference{comm, execution};
     double losses[2] = {};
     const auto turn = [&](auto& engine, double& loss) {
       return [&] { return seconds_together(comm, ctx, [&] { loss = engine.run(); }); };
@@ -262,11 +290,11 @@ void over_none(benchmark::State& state) {
   BENCHMARK_TEMPLATE(over_none, Execution::immediate, __VA_ARGS__)    \
       ->UseManualTime()                                               \
       ->Unit(benchmark::kMillisecond)                                 \
-      ->Iterations(30);                                               \
+      ->Iterations(25);                                               \
   BENCHMARK_TEMPLATE(over_none, Execution::asynchronous, __VA_ARGS__) \
       ->UseManualTime()                                               \
       ->Unit(benchmark::kMillisecond)                                 \
-      ->Iterations(30)
+      ->Iterations(25)
 SHARDEXPR_OVER_NONE(BackwardNone, ForwardNone);
 SHARDEXPR_OVER_NONE(BackwardPost);
 SHARDEXPR_OVER_NONE(BackwardPre);

@@ -16,13 +16,13 @@ using Toy = sx::Sharded<toy::Autoencoder, Sharding, sx::Over<Observed>>;
 
 /// Trains two steps on `world` ranks; `hook(rank, call)` runs before call number `call` of a rank.
 template <class Sharding, class Hook>
-void train(std::size_t world, Hook hook) {
+void train(std::size_t world, sx::Execution execution, Hook hook) {
   sx::launch(world, [&](sx::Threads& threads) {
     const std::size_t rank = threads.rank();
     std::size_t call = 0;
     Observed comm{std::move(threads),
                   [&, rank](const std::string& name) { hook(rank, call++, name); }};
-    sx::Cpu device;
+    sx::Cpu device{execution};
     Toy<Sharding> trainer{device, comm, toy::Config{}};
     std::vector<float> x(20);
     for (std::size_t s = 0; s < 2; ++s) {
@@ -35,36 +35,40 @@ void train(std::size_t world, Hook hook) {
 TEST_CASE_TEMPLATE("a failure at any collective names its rank and cause", Sharding, sx::FullShard,
                    sx::ShardGradOp, sx::ShardOptimizer, sx::NoShard) {
   std::size_t calls = 0;
-  train<Sharding>(3, [&](std::size_t rank, std::size_t call, const std::string&) {
-    if (rank == 0) calls = call + 1;
-  });
+  train<Sharding>(3, sx::Execution::immediate,
+                  [&](std::size_t rank, std::size_t call, const std::string&) {
+                    if (rank == 0) calls = call + 1;
+                  });
   REQUIRE(calls > 5);
-  for (std::size_t bad_call = 0; bad_call < calls; ++bad_call)
-    for (std::size_t bad_rank = 0; bad_rank < 3; ++bad_rank) {
-      CAPTURE(bad_call);
-      CAPTURE(bad_rank);
-      std::string where;
-      try {
-        train<Sharding>(3, [&](std::size_t rank, std::size_t call, const std::string& name) {
-          if (rank == bad_rank && call == bad_call) {
-            where = "planted at " + name;
-            throw std::runtime_error(where);
-          }
-        });
-        FAIL("no error");
-      } catch (const sx::RankError& error) {
-        CHECK(error.rank() == bad_rank);
-        CHECK(error.what() == "rank " + std::to_string(bad_rank) + ": " + where);
+  for (const sx::Execution execution : {sx::Execution::immediate, sx::Execution::asynchronous})
+    for (std::size_t bad_call = 0; bad_call < calls; ++bad_call)
+      for (std::size_t bad_rank = 0; bad_rank < 3; ++bad_rank) {
+        CAPTURE(bad_call);
+        CAPTURE(bad_rank);
+        std::string where;
+        try {
+          train<Sharding>(3, execution,
+                          [&](std::size_t rank, std::size_t call, const std::string& name) {
+                            if (rank == bad_rank && call == bad_call) {
+                              where = "planted at " + name;
+                              throw std::runtime_error(where);
+                            }
+                          });
+          FAIL("no error");
+        } catch (const sx::RankError& error) {
+          CHECK(error.rank() == bad_rank);
+          CHECK(error.what() == "rank " + std::to_string(bad_rank) + ": " + where);
+        }
       }
-    }
 }
 
 TEST_CASE("a step calls the collectives that its sharding needs, and no others") {
   const auto calls = [](auto sharding) {
     std::vector<std::string> log;
-    train<decltype(sharding)>(2, [&](std::size_t rank, std::size_t, const std::string& name) {
-      if (rank == 0) log.push_back(name);
-    });
+    train<decltype(sharding)>(2, sx::Execution::immediate,
+                              [&](std::size_t rank, std::size_t, const std::string& name) {
+                                if (rank == 0) log.push_back(name);
+                              });
     return log;
   };
   const auto times = [](std::size_t n, const std::string& name) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The GPT under the engine: PyTorch's training curve, and the same bits under every sharding.
 #include <shardexpr/comm/threads.hpp>
+#include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
 #include <shardexpr/nn/cpu/blas.hpp>
@@ -25,11 +26,12 @@ struct Curve {
 };
 
 template <class Trainer>
-Curve train(const sx::GptConfig& config, std::size_t world, std::size_t steps, std::uint64_t seed) {
+Curve train(const sx::GptConfig& config, std::size_t world, std::size_t steps, std::uint64_t seed,
+            sx::Execution execution = sx::Execution::immediate) {
   Curve curve;
   sx::nn::use_one_blas_thread();
   sx::launch(world, [&](sx::Threads& comm) {
-    sx::Cpu device;
+    typename Trainer::Device device{execution};
     typename Trainer::Options options;
     options.seed = seed;
     options.optimizer = {.learning_rate = 1e-3f,
@@ -48,7 +50,7 @@ Curve train(const sx::GptConfig& config, std::size_t world, std::size_t steps, s
     }
     const sx::Plan plan = sx::plan<Trainer>(config, world);
     CHECK(device.account().peak_bytes() == plan.device_peak_bytes);
-    CHECK(comm.traffic().total() == steps * plan.sent_bytes);
+    CHECK(trainer.traffic().total() == steps * plan.sent_bytes);
     trainer.summon([&](const std::string&, sx::Tensor<const float> value) {
       if (comm.rank() == 0)
         curve.weights.insert(curve.weights.end(), value.data, value.data + value.count());
@@ -85,10 +87,26 @@ TEST_CASE("gpt: the same bits under every sharding") {
   }
 }
 
+// What the layers say that they read and write is what orders them: proven on streams of threads.
+TEST_CASE("gpt: the same bits under other policies, asynchronous and without a race") {
+  const sx::GptConfig config{
+      .vocabulary = 37, .context = 11, .embed = 21, .heads = 3, .layers = 3, .batch = 2};
+  using Checked = sx::On<sx::Checked<sx::Cpu>>;
+  const auto same = [&]<class... Policies>(std::size_t world, sx::detail::list<Policies...>) {
+    const Curve reference = train<sx::Sharded<sx::Gpt, sx::NoShard>>(config, world, 10, 5);
+    CHECK(train<sx::Sharded<sx::Gpt, Policies..., Checked>>(
+              config, world, 10, 5, sx::Execution::asynchronous) == reference);
+  };
+  same(2, sx::detail::list<sx::Recompute<sx::gpt::Block>, sx::ForwardPrefetch<1>>{});
+  same(3, sx::detail::list<sx::WrapEach<sx::gpt::Block>, sx::PersistBelow<100>>{});
+  same(4, sx::detail::list<sx::ReshardTo<2>, sx::PrefetchBucket<20000>>{});
+  same(2, sx::detail::list<sx::ShardGradOp, sx::Recompute<>>{});
+}
+
 TEST_CASE("gpt: a bad token on one rank ends the job with that rank's name") {
-  const auto train_badly = [] {
-    sx::launch(2, [](sx::Threads& comm) {
-      sx::Cpu device;
+  const auto train_badly = [](sx::Execution execution) {
+    sx::launch(2, [&](sx::Threads& comm) {
+      sx::Cpu device{execution};
       const sx::GptConfig config{
           .vocabulary = 5, .context = 2, .embed = 4, .heads = 1, .layers = 1, .batch = 1};
       sx::Sharded<sx::Gpt, sx::FullShard> trainer{device, comm, config};
@@ -96,13 +114,14 @@ TEST_CASE("gpt: a bad token on one rank ends the job with that rank's name") {
       (void)trainer.step({tokens, targets});
     });
   };
-  try {
-    train_badly();
-    FAIL("no error");
-  } catch (const sx::RankError& error) {
-    CHECK(error.rank() == 1);
-    CHECK(std::string{error.what()}.find("token") != std::string::npos);
-  }
+  for (const sx::Execution execution : {sx::Execution::immediate, sx::Execution::asynchronous})
+    try {
+      train_badly(execution);
+      FAIL("no error");
+    } catch (const sx::RankError& error) {
+      CHECK(error.rank() == 1);
+      CHECK(std::string{error.what()}.find("token") != std::string::npos);
+    }
 }
 
 }  // namespace
