@@ -38,7 +38,7 @@ set -- "$@" --compare
 left=$#
 while [ "$left" -gt 0 ]; do
   case $1 in
-    --strategy | --steps | --log)
+    --strategy | --steps | --log | --trace)
       shift
       [ "$left" -gt 1 ] && left=$((left - 1)) && shift
       ;;

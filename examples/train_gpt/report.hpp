@@ -74,6 +74,7 @@ class Log {
           field("gradients_bytes", plan.gradients_bytes) +
           field("optimizer_bytes", plan.optimizer_bytes) +
           field("gathered_bytes", plan.gathered_bytes) +
+          field("resharded_bytes", plan.resharded_bytes) +
           field("full_gradients_bytes", plan.full_gradients_bytes) +
           field("activations_bytes", plan.activations_bytes) +
           field("other_bytes", plan.other_bytes) + field("sent_bytes", plan.sent_bytes) +

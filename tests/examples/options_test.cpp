@@ -120,6 +120,7 @@ TEST_CASE("options") {
   check_refuses({"--strategy", "Full_Shard"},
                 "--strategy 'Full_Shard' is not in this program; it has ");
   check_refuses({"--strategy", ""}, "--strategy takes a value");
+  check_refuses({"--accumulate", "0"}, "--accumulate 0 is out of range; give 1 to 1000000");
   check_refuses({"--compare"}, "--compare writes no log; leave out --log");
   check_refused(tiny() + Words{"--data", text_file(), "--compare", "--strategy", "full_shard"},
                 "--compare runs every strategy; leave out --strategy");

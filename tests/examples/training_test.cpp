@@ -85,6 +85,16 @@ TEST_CASE("the same seed trains the same, another seed otherwise") {
   CHECK(curve({"--seed", "7", "--steps", "6"}).starts_with(first));
 }
 
+TEST_CASE("--async changes when things run, not what they give") {
+  CHECK(curve({"--async"}) == curve({}));
+  CHECK(curve({"--async", "--accumulate", "3"}) == curve({"--accumulate", "3"}));
+}
+
+TEST_CASE("--accumulate averages micro-batches") {
+  CHECK(curve({"--accumulate", "1"}) == curve({}));
+  CHECK(curve({"--accumulate", "2"}) != curve({}));
+}
+
 TEST_CASE("the seed chooses the weights") {
   // One window, so that all data is the same.
   const std::string window = make_file("one_window", "seventeen bytes..");
