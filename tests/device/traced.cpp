@@ -23,33 +23,10 @@
 #include <utility>
 #include <vector>
 
+#include "../support/allocations.hpp"
 #include "../support/deferred.hpp"
 #include "../support/trace_events.hpp"
 #include <doctest/doctest.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define COUNTS_ALLOCATIONS 0  // sanitizers bring an allocator of their own
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define COUNTS_ALLOCATIONS 0
-#endif
-#endif
-#ifndef COUNTS_ALLOCATIONS
-#define COUNTS_ALLOCATIONS 1
-#endif
-
-namespace {
-std::atomic<std::size_t> allocations = 0;
-}
-#if COUNTS_ALLOCATIONS
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* data = std::malloc(size)) return data;
-  throw std::bad_alloc{};
-}
-[[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
-[[gnu::noinline]] void operator delete(void* data, std::size_t) noexcept { std::free(data); }
-#endif
 
 namespace shardexpr::testing {
 namespace {

@@ -3,82 +3,47 @@
 #include <shardexpr/nn/cpu/blas.hpp>
 #include <shardexpr/nn/gpt.hpp>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 
+#include "../support/allocations.hpp"
 #include "../support/train.hpp"
 #include <doctest/doctest.h>
-#include <malloc.h>
-
-namespace {
-std::atomic<std::size_t> allocations{0};
-}  // namespace
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define COUNTS_ALLOCATIONS 0  // sanitizers bring an allocator of their own
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define COUNTS_ALLOCATIONS 0
-#endif
-#endif
-#ifndef COUNTS_ALLOCATIONS
-#define COUNTS_ALLOCATIONS 1
-#endif
-
-#if COUNTS_ALLOCATIONS
-// glibc's own entry points, so that the counting ones can stand in front of them.
-extern "C" {
-void* __libc_malloc(std::size_t);
-void* __libc_calloc(std::size_t, std::size_t);
-void* __libc_realloc(void*, std::size_t);
-void* __libc_memalign(std::size_t, std::size_t);
-
-void* malloc(std::size_t size) {
-  ++allocations;
-  return __libc_malloc(size);
-}
-void* calloc(std::size_t count, std::size_t size) {
-  ++allocations;
-  return __libc_calloc(count, size);
-}
-void* realloc(void* data, std::size_t size) {
-  ++allocations;
-  return __libc_realloc(data, size);
-}
-void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  ++allocations;
-  return __libc_memalign(alignment, size);
-}
-int posix_memalign(void** data, std::size_t alignment, std::size_t size) {
-  ++allocations;
-  *data = __libc_memalign(alignment, size);
-  return *data == nullptr ? 12 : 0;
-}
-}
-#endif
 
 namespace {
 
-TEST_CASE_TEMPLATE("a step allocates nothing after the first", Sharding, sx::FullShard,
-                   sx::ShardGradOp, sx::ShardOptimizer, sx::NoShard) {
-  sx::launch(2, [](sx::Threads& comm) {
-    sx::Cpu device;
-    sx::Sharded<toy::Autoencoder, Sharding> trainer{device, comm, toy::Config{}};
-    std::vector<float> x(20);
-    sx::Cpu::Stream stream;
-    const sx::Context<sx::Cpu> context{device, stream};
-    (void)trainer.step({x.data()});
-    comm.barrier(context);
-    const std::size_t before = allocations.load(), charged = device.account().allocation_count();
-    comm.barrier(context);
-    for (int s = 0; s < 5; ++s) (void)trainer.step({x.data()});
-    comm.barrier(context);
-    const std::size_t after = allocations.load();
-    comm.barrier(context);
-    CHECK(after == before);
-    CHECK(device.account().allocation_count() == charged);
-  });
+template <class... Policies>
+struct Toy {
+  using Trainer = sx::Sharded<toy::Autoencoder, Policies...>;
+};
+
+TEST_CASE_TEMPLATE("a step allocates nothing after the first", Strategy, Toy<sx::FullShard>,
+                   Toy<sx::ShardGradOp>, Toy<sx::ShardOptimizer>, Toy<sx::NoShard>,
+                   Toy<sx::HybridShard<2>, sx::ForwardPrefetch<2>>,
+                   Toy<sx::ReshardTo<2>, sx::PersistBelow<8>, sx::BackwardPost>,
+                   Toy<sx::WrapBySize<60>, sx::Recompute<>, sx::ReduceAtEnd>,
+                   Toy<sx::ReuseWithin<60>, sx::PrefetchBucket<112>>) {
+  for (const sx::Execution execution : {sx::Execution::immediate, sx::Execution::asynchronous})
+    sx::launch(4, [&](sx::Threads& comm) {
+      sx::Cpu device{execution};
+      typename Strategy::Trainer::Options options;
+      options.micro_batches = 2;
+      typename Strategy::Trainer trainer{device, comm, toy::Config{}, options};
+      std::vector<float> x(20);
+      const std::vector<toy::Batch> batches(2, toy::Batch{x.data()});
+      sx::Cpu::Stream stream;
+      const sx::Context<sx::Cpu> context{device, stream};
+      (void)trainer.step(batches);
+      comm.barrier(context);
+      const std::size_t before = allocations.load(), charged = device.account().allocation_count();
+      comm.barrier(context);
+      for (int s = 0; s < 5; ++s) (void)trainer.step(batches);
+      comm.barrier(context);
+      const std::size_t after = allocations.load();
+      comm.barrier(context);
+      CHECK(after == before);
+      CHECK(device.account().allocation_count() == charged);
+    });
   // The counter counts: otherwise the test above says nothing.
   const std::size_t before = allocations.load();
   void* volatile some = std::malloc(1);  // volatile: or the compiler drops the pair

@@ -28,4 +28,17 @@ TEST_CASE("every legal hybrid strategy trains to the same bits as its kind, with
   CHECK(count >= legal::size<legal::Copies> / (4 * every));
 }
 
+TEST_CASE("hybrid strategies differ from the others in rounding alone") {
+  const auto compare = []<class S>(std::type_identity<S>, std::size_t world) {
+    using Plain = typename legal::reference<sx::StrategyOf<typename S::accumulation>>::type;
+    for (const std::size_t micro_batches : {1, 2})
+      legal::check_close(legal::reference_outcome<S>(world, 20, micro_batches),
+                         legal::reference_outcome<Plain>(world, 20, micro_batches));
+  };
+  using Two = legal::reference<sx::StrategyOf<sx::HybridShard<2>>>::type;
+  using Four = legal::reference<sx::StrategyOf<sx::HybridShard<4>>>::type;
+  for (const std::size_t world : {4, 6, 8}) compare(std::type_identity<Two>{}, world);
+  compare(std::type_identity<Four>{}, 8);
+}
+
 }  // namespace
