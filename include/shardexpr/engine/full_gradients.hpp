@@ -48,9 +48,10 @@ class FullGradients {
 
   /// Full gradients -> the mean, where it is kept. `adds`: to what earlier micro-batches left
   /// there.
-  void reduce(std::size_t g, bool adds) {
+  /// `computed`: the point after the last backward that added to them.
+  void reduce(std::size_t g, bool adds, const Mark& computed) {
     Group& group = groups_[g];
-    core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
+    core_->timeline.order(comm_stream, computed);
     const Context<Device> on = begin(comm_stream, "reduce", g);
     for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
       const std::span<G> full = flat(f), kept = core_->state.updated_gradients(f);

@@ -168,7 +168,7 @@ class OwnLoop {
     const std::size_t before = reductions_[u]++;
     for (std::size_t g : trains)
       if (core_->layout.group(g).last_trained == u) {
-        passes_->gradients.reduce(g, before != 0);
+        passes_->gradients.reduce(g, before != 0, core_->timeline.mark(compute_stream));
         if constexpr (Core::stream_count > copies_stream)
           if (reductions_[u] == reductions_a_step()) passes_->gradients.replicate(g);
         passes_->gradients.close(g);

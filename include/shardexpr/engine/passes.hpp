@@ -52,7 +52,9 @@ class Passes {
   void regather(std::size_t g) { parameters.regather(g); }
   void release(std::size_t g) { parameters.release(g); }
   void open_gradients(std::size_t g) { gradients.open(g); }
-  void reduce(std::size_t g) { gradients.reduce(g, S::accumulation::reduce_each && micro > 0); }
+  void reduce(std::size_t g) {
+    gradients.reduce(g, S::accumulation::reduce_each && micro > 0, computed_);
+  }
   void replicate(std::size_t g) { gradients.replicate(g); }
   void close_gradients(std::size_t g) { gradients.close(g); }
 
@@ -76,6 +78,7 @@ class Passes {
     pass.saved = workspace.template saved<U, Tensor>(u);
     pass.scratch = workspace.template scratch<U, Tensor>(u);
     U::backward(pass);
+    computed_ = core_->timeline.mark(compute_stream);  // what is released later need not be awaited
   }
   void update(std::size_t g) {
     const Context<Device> on = core_->timeline.context(compute_stream);
@@ -143,6 +146,7 @@ class Passes {
 
   Core* core_;
   const typename M::Config* config_;
+  typename Core::Mark computed_;  // the last backward
 };
 
 }  // namespace shardexpr::detail
