@@ -274,7 +274,8 @@ void over_none(benchmark::State& state) {
     const auto turn = [&](auto& engine, double& loss) {
       return [&] { return seconds_together(comm, ctx, [&] { loss = engine.run(); }); };
     };
-    const auto a = turn(subject, losses[0]), b = turn(reference, losses[1]);
+    const auto a = turn(subject, losses[0]);
+    const auto b = turn(reference, losses[1]);
     a();
     b();
     const Turns turns = in_turns(state, comm, ctx, a, b);

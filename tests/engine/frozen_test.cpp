@@ -68,9 +68,10 @@ Run train(std::size_t world, std::size_t micro_batches = 1) {
     read(trainer, after);
     if (comm.rank() == 0) before = mine, run.weights = after;
   });
-  for (const auto& [name, value] : run.weights) {
+  for (const auto& weight : run.weights) {
+    const std::string& name = weight.first;
     CAPTURE(name);
-    CHECK((value == before[name]) == !is_trained(name));
+    CHECK((weight.second == before[name]) == !is_trained(name));
   }
   return run;
 }
