@@ -230,7 +230,7 @@ TEST_CASE("frozen units are gathered, and have a backward only above the first t
 }
 
 struct FrozenDecoder : Variant<FrozenDecoder, toy::Decoder> {
-  static constexpr bool trains_weight = false, trains_bias = false;
+  [[maybe_unused]] static constexpr bool trains_weight = false, trains_bias = false;
   static constexpr Params<sx::Spec> describe(const Config& c) {
     return {sx::frozen(toy::Decoder::describe(c).bias), sx::tied<FrozenEncoder>("weight")};
   }
