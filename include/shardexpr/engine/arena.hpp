@@ -9,8 +9,10 @@
 namespace shardexpr::detail {
 
 /// Where blocks lie in an arena whose blocks are used on streams: a block that was given back may
-/// be taken again at once, and whoever takes it learns what must have happened before. Units:
-/// elements. Allocates nothing after construction.
+/// be taken again at once, and whoever takes it learns what must have happened before.
+///
+/// Units:   elements.
+/// Cost:    allocates nothing after construction.
 template <class Timeline>
 class Arena {
   using Mark = typename Timeline::Mark;

@@ -30,6 +30,13 @@ struct Core {
         state{on, layout, mesh.shard().rank()},
         timeline{on, 16 * layout.group_count() + 64} {}
 
+  /// To enqueue an operation on; reports and traces call it `label`.
+  Context<Device> begin(StreamId stream, const Label& label) {
+    const Context<Device> on = timeline.context(stream);
+    device->annotate(on.stream, label);
+    return on;
+  }
+
   Device* device;
   Mesh<Comm> mesh;
   Layout<M> layout;

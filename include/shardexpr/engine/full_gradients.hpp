@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <span>
-#include <string_view>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -39,21 +38,20 @@ class FullGradients {
     else
       group.at = arena_.allocate(core_->layout.group(g).gradients, needs);
     core_->timeline.order(compute_stream, needs);
-    const Context<Device> on = begin(compute_stream, "open", g);
-    for_each_trained(
-        g, [&](std::size_t f, const FlatLayout&) { core_->device->fill_zero(on.stream, flat(f)); });
+    const Context<Device> on = core_->begin(compute_stream, {"open", g});
+    core_->layout.for_each_trained_flat(
+        g, [&](std::size_t f, const FlatLayout&) { on.device.fill_zero(on.stream, flat(f)); });
     group.is_open = true;
     note_live(on.stream);
   }
 
-  /// Full gradients -> the mean, where it is kept. `adds`: to what earlier micro-batches left
-  /// there.
-  /// `computed`: the point after the last backward that added to them.
+  /// Full gradients -> the mean, where it is kept. `adds`: to what earlier micro-batches left in
+  /// that place. `computed`: the point after the last backward that added to the gradients.
   void reduce(std::size_t g, bool adds, const Mark& computed) {
     Group& group = groups_[g];
     core_->timeline.order(comm_stream, computed);
-    const Context<Device> on = begin(comm_stream, "reduce", g);
-    for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
+    const Context<Device> on = core_->begin(comm_stream, {"reduce", g});
+    core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
       const std::span<G> full = flat(f), kept = core_->state.updated_gradients(f);
       if constexpr (Sharding::optimizer) {
         const std::span<G> to = adds ? staging_.span().first(kept.size()) : kept;
@@ -76,8 +74,8 @@ class FullGradients {
   void replicate(std::size_t g) {
     if constexpr (Core::stream_count > copies_stream) {
       core_->timeline.order(copies_stream, groups_[g].reduced);
-      const Context<Device> on = begin(copies_stream, "replicate", g);
-      for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
+      const Context<Device> on = core_->begin(copies_stream, {"replicate", g});
+      core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
         core_->mesh.copies().all_reduce(on, core_->state.updated_gradients(f), Reduction::mean);
       });
       groups_[g].reduced = core_->timeline.mark(copies_stream);
@@ -92,10 +90,10 @@ class FullGradients {
 
   /// Closes an open group whose gradients nobody wants.
   void discard(std::size_t g) {
+    const Context<Device> on = core_->timeline.context(compute_stream);
     if (!in_place_)
-      for_each_trained(g, [&](std::size_t f, const FlatLayout&) {
-        core_->device->retire(core_->timeline[compute_stream], flat(f));
-      });
+      core_->layout.for_each_trained_flat(
+          g, [&](std::size_t f, const FlatLayout&) { on.device.retire(on.stream, flat(f)); });
     groups_[g].closed = core_->timeline.mark(compute_stream);
     groups_[g].is_open = false;
     close(g);
@@ -126,17 +124,6 @@ class FullGradients {
   static void add(const Context<Device>& on, std::span<const G> from, std::span<G> to) {
     on.for_each(to.size(), reads(from, to), writes(to),
                 [from = from.data(), to = to.data()](std::size_t i) { to[i] += from[i]; });
-  }
-  Context<Device> begin(StreamId stream, std::string_view what, std::size_t g) {
-    const Context<Device> on = core_->timeline.context(stream);
-    core_->device->annotate(on.stream, {what, g});
-    return on;
-  }
-  template <class Visit>
-  void for_each_trained(std::size_t g, Visit visit) const {
-    core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
-      if (flat.is_trainable) visit(f, flat);
-    });
   }
   void note_live(typename Device::Stream& stream) {
     core_->device->note_live(stream, Purpose::full_gradients, arena_.live() * sizeof(G));

@@ -14,6 +14,7 @@ namespace shardexpr::detail {
 template <class M, class S>
 class GatheredParameters {
   using Core = detail::Core<M, S>;
+  using Device = typename Core::Device;
   using Mark = typename Core::Mark;
   using Needs = typename Core::Needs;
   using T = typename S::precision::compute;
@@ -35,7 +36,7 @@ class GatheredParameters {
   /// This rank's parts -> the whole group, of every rank that shares the copy.
   void gather(std::size_t g) {
     take(g, arena_, buffer_.data());
-    const Context<typename Core::Device> on = begin("gather", g);
+    const Context<Device> on = core_->begin(comm_stream, {"gather", g});
     core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
       if (!flat.is_persistent)
         core_->mesh.shard().gather(on, std::span<const T>{core_->state.parameters(f)},
@@ -51,11 +52,10 @@ class GatheredParameters {
       group.kept_at = kept_end_;
       kept_end_ += core_->layout.group(g).gathered / S::reshard::ranks;
     }
-    const Context<typename Core::Device> on = core_->timeline.context(compute_stream);
-    core_->device->annotate(on.stream, {"keep", g});
+    const Context<Device> on = core_->begin(compute_stream, {"keep", g});
     for_each_kept(g, [&](std::span<T> kept, const FlatLayout& flat) {
       const T* full = group.data + flat.gathered_offset;
-      core_->device->copy(
+      on.device.copy(
           on.stream,
           std::span<const T>{full + core_->mesh.reshard().rank() * kept.size(), kept.size()}, kept);
     });
@@ -70,7 +70,7 @@ class GatheredParameters {
         take(g, arena_, buffer_.data());
       groups_[g].is_regathered = true;
       core_->timeline.order(comm_stream, groups_[g].kept);
-      const Context<typename Core::Device> on = begin("regather", g);
+      const Context<Device> on = core_->begin(comm_stream, {"regather", g});
       for_each_kept(g, [&](std::span<T> kept, const FlatLayout& flat) {
         core_->mesh.reshard().gather(
             on, std::span<const T>{kept},
@@ -83,14 +83,13 @@ class GatheredParameters {
   /// After what the compute stream has been given so far, the memory is another group's.
   void release(std::size_t g) {
     Group& group = groups_[g];
-    typename Core::Device::Stream& stream = core_->timeline.context(compute_stream).stream;
     const std::size_t count = core_->layout.group(g).gathered;
     core_->timeline.order(compute_stream, group.gathered);  // gathered, and perhaps never used
-    core_->device->annotate(stream, {"release", g});
-    core_->device->retire(stream, std::span{group.data, count});
+    const Context<Device> on = core_->begin(compute_stream, {"release", g});
+    on.device.retire(on.stream, std::span{group.data, count});
     arena_of(group).release(group.at, count, core_->timeline.mark(compute_stream));
     group.data = nullptr;
-    note_live(stream);
+    note_live(on.stream);
   }
 
   /// The compute stream goes on when group g is there.
@@ -128,16 +127,11 @@ class GatheredParameters {
     groups_[g].is_regathered = false;
     core_->timeline.order(comm_stream, needs);
   }
-  Context<typename Core::Device> begin(std::string_view what, std::size_t g) {
-    const Context<typename Core::Device> on = core_->timeline.context(comm_stream);
-    core_->device->annotate(on.stream, {what, g});
-    return on;
-  }
   void finish(std::size_t g) {
     groups_[g].gathered = core_->timeline.mark(comm_stream);
     note_live(core_->timeline[comm_stream]);
   }
-  void note_live(typename Core::Device::Stream& stream) {
+  void note_live(typename Device::Stream& stream) {
     core_->device->note_live(stream, Purpose::gathered,
                              (arena_.live() + regathered_arena_.live()) * sizeof(T));
   }
@@ -155,7 +149,7 @@ class GatheredParameters {
   Core* core_;
   GatherStorage<S, gathers> buffer_;
   RegatherStorage<S> regathered_;
-  typename Core::Device::template Buffer<T> kept_;
+  typename Device::template Buffer<T> kept_;
   Arena arena_, regathered_arena_;
   std::vector<Group> groups_;
   std::size_t kept_end_ = 0;

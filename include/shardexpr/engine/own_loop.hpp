@@ -19,16 +19,15 @@ namespace shardexpr::detail {
 template <class M, class S>
 class OwnLoop {
   using Core = detail::Core<M, S>;
-  using Needs = typename Core::Needs;
   using Sharding = typename S::sharding;
   template <std::size_t St>
   using UnitAt = typename M::Units::template Unit<St>;
 
  public:
   template <class Unit>
-  using Parameters = typename Unit::template Params<Tensor<const typename S::precision::compute>>;
+  using Parameters = typename Passes<M, S>::template Parameters<Unit>;
   template <class Unit>
-  using Gradients = typename Unit::template Params<Tensor<typename S::precision::reduce>>;
+  using Gradients = typename Passes<M, S>::template Gradients<Unit>;
 
   OwnLoop(Core& core, Passes<M, S>& passes, std::size_t micro_batches)
       : core_{&core},
@@ -196,17 +195,13 @@ class OwnLoop {
   void leave_group(std::size_t g) {
     if (--holders_[g] != 0) return;
     if constexpr (Sharding::parameters)
-      if (core_->layout.group(g).gathered != 0) {
-        Needs needs;
-        passes_->parameters.await(g, needs);
-        core_->timeline.order(compute_stream, needs);
-        passes_->parameters.release(g);
-      }
+      if (core_->layout.group(g).gathered != 0) passes_->parameters.release(g);
   }
   /// How often a unit is reduced from one update to the next.
   std::size_t reductions_a_step() const {
     return S::accumulation::reduce_each ? micro_batches_ : 1;
   }
+
   // Units ---------------------------------------------------------------------------------------
 
   template <class Unit>

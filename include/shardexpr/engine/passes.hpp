@@ -25,14 +25,15 @@ class Passes {
   using Sharding = typename S::sharding;
   using Compute = typename S::precision::compute;
   using Gradient = typename S::precision::reduce;
-  template <class Unit>
-  using Parameters = typename Unit::template Params<Tensor<const Compute>>;
-  template <class Unit>
-  using Gradients = typename Unit::template Params<Tensor<Gradient>>;
   template <std::size_t St>
   using UnitAt = typename M::Units::template Unit<St>;
 
  public:
+  template <class Unit>
+  using Parameters = typename Unit::template Params<Tensor<const Compute>>;
+  template <class Unit>
+  using Gradients = typename Unit::template Params<Tensor<Gradient>>;
+
   Passes(Core& core, const typename M::Config& config, std::size_t micro_batches)
       : parameters{core},
         gradients{core, micro_batches},
@@ -81,21 +82,18 @@ class Passes {
     computed_ = core_->timeline.mark(compute_stream);  // what is released later need not be awaited
   }
   void update(std::size_t g) {
-    const Context<Device> on = core_->timeline.context(compute_stream);
-    on.device.annotate(on.stream, {"update", g});
-    core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
-      if (flat.is_trainable)
-        apply_update(on, *update_now, core_->state.updated_parameters(f),
-                     std::span<const Gradient>{core_->state.updated_gradients(f)},
-                     core_->state.moments(f));
+    const Context<Device> on = core_->begin(compute_stream, {"update", g});
+    core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
+      apply_update(on, *update_now, core_->state.updated_parameters(f),
+                   std::span<const Gradient>{core_->state.updated_gradients(f)},
+                   core_->state.moments(f));
     });
   }
   void publish(std::size_t g) {
     core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
-    const Context<Device> on = core_->timeline.context(comm_stream);
-    on.device.annotate(on.stream, {"publish", g});
+    const Context<Device> on = core_->begin(comm_stream, {"publish", g});
     core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
-      if (flat.is_trainable && (!Sharding::parameters || flat.is_persistent))
+      if (is_published<Sharding>(flat))
         core_->mesh.shard().all_gather(on,
                                        std::span<const Compute>{core_->state.updated_parameters(f)},
                                        core_->state.parameters(f));
@@ -127,9 +125,7 @@ class Passes {
     Needs needs;
     for (std::size_t g : core_->layout.unit(u).touches) parameters.await(g, needs);
     core_->timeline.order(compute_stream, needs);
-    const Context<Device> on = core_->timeline.context(compute_stream);
-    on.device.annotate(on.stream, {what, u});
-    return on;
+    return core_->begin(compute_stream, {what, u});
   }
 
   template <class U, class T, class Base>

@@ -47,9 +47,9 @@ class sharded {
   using Gradient = typename S::precision::reduce;
   /// Full parameters and full gradients of a unit, by the unit's names.
   template <class Unit>
-  using Parameters = typename Unit::template Params<Tensor<const Compute>>;
+  using Parameters = typename detail::Passes<M, S>::template Parameters<Unit>;
   template <class Unit>
-  using Gradients = typename Unit::template Params<Tensor<Gradient>>;
+  using Gradients = typename detail::Passes<M, S>::template Gradients<Unit>;
 
   struct Options {
     typename S::optimizer::Options optimizer{};
@@ -176,8 +176,7 @@ class sharded {
   ///
   /// Order:   on every rank alike; `reduce` is collective.
   /// Errors:  ConfigError if there is no such unit, if it was reduced as often as a step does, or
-  /// if
-  ///          more is open than the strategy plans for.
+  ///          if more is open than the strategy plans for.
   template <class Unit>
   [[nodiscard]] OpenGradients<sharded, Unit> open_gradients(std::size_t i = 0) {
     return loop_.template open_gradients<sharded, Unit>(i);
@@ -238,8 +237,7 @@ class sharded {
       // Of its own: the gathered parameters may be memory that several ranks share.
       auto copy = core_.device->template allocate<Compute>(flat.padded, Purpose::other);
       const std::span<const Compute> full{passes_.parameters.flat(f), flat.padded};
-      const Context<Device> on = core_.timeline.context(detail::comm_stream);
-      on.device.annotate(on.stream, {"write back", g});
+      const Context<Device> on = core_.begin(detail::comm_stream, {"write back", g});
       if (core_.mesh.world().rank() == root) on.device.copy(on.stream, full, copy.span());
       core_.mesh.world().broadcast(on, copy.span(), root);
       const std::span<Compute> kept = core_.state.parameters(f);

@@ -59,22 +59,19 @@ class Summary {
     Needs needs;
     for (std::size_t g = 0; g < core_->layout.group_count(); ++g) gradients.await(g, needs);
     core_->timeline.order(compute_stream, needs);
-    const Context<Device> on = core_->timeline.context(compute_stream);
-    on.device.annotate(on.stream, {"norm"});
-    for (std::size_t f = 0; f < core_->layout.flat_count(); ++f)
-      if (core_->layout.flat(f).is_trainable)
-        on.device.sum_squares(
-            on.stream,
-            std::span<const Gradient>{core_->state.part_of(core_->state.gradients(f), f)},
-            &summaries_.data()->gradient_squares);
+    const Context<Device> on = core_->begin(compute_stream, {"norm"});
+    core_->layout.for_each_trained_flat([&](std::size_t f, const FlatLayout&) {
+      on.device.sum_squares(
+          on.stream, std::span<const Gradient>{core_->state.part_of(core_->state.gradients(f), f)},
+          &summaries_.data()->gradient_squares);
+    });
   }
   /// Every rank learns the sum of all: the losses added in rank order, the squares exactly.
   StepSummary exchange() {
     const std::span<StepSummary> mine = summaries_.span().first(1),
                                  all = summaries_.span().subspan(1);
     core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
-    const Context<Device> on = core_->timeline.context(comm_stream);
-    on.device.annotate(on.stream, {"summary"});
+    const Context<Device> on = core_->begin(comm_stream, {"summary"});
     core_->mesh.world().all_gather(on, std::as_bytes(std::span<const StepSummary>{mine}),
                                    std::as_writable_bytes(all));
     core_->timeline.synchronize(comm_stream);

@@ -129,12 +129,23 @@ class Layout {
     [&]<std::size_t... S>(std::index_sequence<S...>) { (visit.template operator()<S>(), ...); }
     (std::make_index_sequence<stage_count>{});
   }
-  /// Calls `visit(f, flat)` for each flat of group `g`.
+  /// Calls `visit(f, flat)` for each flat of group `g`; for those that are trained; for those of
+  /// every group.
   template <class Visit>
   constexpr void for_each_flat(std::size_t g, Visit&& visit) const {
     for (std::size_t f = groups_[g].first_flat; f < groups_[g].first_flat + groups_[g].flat_count;
          ++f)
       visit(f, flats_[f]);
+  }
+  template <class Visit>
+  constexpr void for_each_trained_flat(std::size_t g, Visit&& visit) const {
+    for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if (flat.is_trainable) visit(f, flat);
+    });
+  }
+  template <class Visit>
+  constexpr void for_each_trained_flat(Visit&& visit) const {
+    for (std::size_t g = 0; g < group_count(); ++g) for_each_trained_flat(g, visit);
   }
 
  private:

@@ -27,6 +27,12 @@ constexpr typename Layout<Model>::Grouping grouping_of() {
   return grouping;
 }
 
+/// Whether ranks that keep all of a flat each update a part of it.
+template <class Sharding>
+constexpr bool is_published(const FlatLayout& flat) {
+  return Sharding::optimizer && flat.is_trainable && (!Sharding::parameters || flat.is_persistent);
+}
+
 /// Whether a unit's saved activations are rebuilt: it saves some, and the strategy says so.
 template <class Strategy, class Unit>
 inline constexpr bool rebuilds =
@@ -140,7 +146,11 @@ class Schedule {
     for (std::size_t g = 0; g < layout_->group_count(); ++g) {
       if (layout_->group(g).gradients == 0) continue;
       visitor.update(g);
-      if (publishes(g)) visitor.publish(g);
+      bool publishes = false;
+      layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
+        publishes = publishes || detail::is_published<Sharding>(flat);
+      });
+      if (publishes) visitor.publish(g);
     }
   }
 
@@ -151,16 +161,6 @@ class Schedule {
     return layout_->unit(p < units() ? p : 2 * units() - 1 - p);
   }
   constexpr std::size_t elements(std::size_t g) const { return layout_->group(g).gathered_used; }
-
-  // Someone updates a part of what others keep whole.
-  constexpr bool publishes(std::size_t g) const {
-    bool any = false;
-    if constexpr (Sharding::optimizer)
-      layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
-        any = any || (flat.is_trainable && (!gathers || flat.is_persistent));
-      });
-    return any;
-  }
 
   template <class Visitor>
   constexpr void forward_until(std::size_t end, Visitor& visitor) {

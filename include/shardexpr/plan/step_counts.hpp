@@ -47,8 +47,8 @@ constexpr bool stages_reductions(std::size_t micro_batches) {
 template <class Model>
 constexpr std::size_t largest_trained_part(const Layout<Model>& layout) {
   std::size_t n = 0;
-  for (std::size_t f = 0; f < layout.flat_count(); ++f)
-    if (layout.flat(f).is_trainable) n = std::max(n, layout.flat(f).part);
+  layout.for_each_trained_flat(
+      [&](std::size_t, const FlatLayout& flat) { n = std::max(n, flat.part); });
   return n;
 }
 
@@ -102,10 +102,9 @@ class CountingVisitor {
       counts.all_reduce_bytes += 2 * bytes;
   }
   constexpr void replicate(std::size_t g) {
-    layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
-      if (flat.is_trainable)
-        counts.all_reduce_bytes +=
-            2 * (mesh_.copies - 1) * ceil_div(flat.part, mesh_.copies) * reduce_bytes;
+    layout_->for_each_trained_flat(g, [&](std::size_t, const FlatLayout& flat) {
+      counts.all_reduce_bytes +=
+          2 * (mesh_.copies - 1) * ceil_div(flat.part, mesh_.copies) * reduce_bytes;
     });
   }
   constexpr void close_gradients(std::size_t g) {
@@ -114,7 +113,7 @@ class CountingVisitor {
   constexpr void update(std::size_t) {}
   constexpr void publish(std::size_t g) {
     layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
-      if (flat.is_trainable && (!Sharding::parameters || flat.is_persistent))
+      if (is_published<Sharding>(flat))
         counts.all_gather_bytes += hops() * flat.part * compute_bytes;
     });
   }
