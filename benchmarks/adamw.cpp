@@ -47,7 +47,9 @@ class Part {
  public:
   explicit Part(std::size_t count)
       : p_{device_.allocate<float>(count, Purpose::parameters)},
-        g_{device_.allocate<float>(count, Purpose::gradients)} {
+        g_{device_.allocate<float>(count, Purpose::gradients)},
+        control_{device_.allocate<UpdateControl>(1, Purpose::other)} {
+    control_.data()[0] = {};
     for (auto& m : m_) m = device_.allocate<float>(count, Purpose::optimizer);
     for (std::size_t i = 0; i < count; ++i) {  // nothing that could become subnormal
       p_.data()[i] = 1;
@@ -61,13 +63,16 @@ class Part {
     std::array<float*, Policy::moments> moments{};
     for (std::size_t k = 0; k < moments.size(); ++k) moments[k] = m_[k].data();
     const typename Policy::Update update{typename Policy::Options{}, ++step_};
-    apply_update(context(), update, p_.span(), std::span<const float>{g_.span()}, moments);
+    apply_update(
+        context(), update, NearestRounding{}, control_.data(),
+        UpdateOperands<float, float, float, float, Policy::moments>{p_.span(), g_.span(), moments});
   }
 
  private:
   Cpu device_;
   Cpu::Stream stream_;
   Cpu::Buffer<float> p_, g_;
+  Cpu::Buffer<UpdateControl> control_;
   std::array<Cpu::Buffer<float>, Policy::moments> m_;
   std::size_t step_ = 0;
 };

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/bf16.hpp>
+#include <shardexpr/core/fp16.hpp>
+
 #include <string_view>
 #include <type_traits>
 
@@ -18,6 +21,10 @@ template <class T>
 inline constexpr std::string_view dtype_name = "unknown";
 template <>
 inline constexpr std::string_view dtype_name<fp32> = "fp32";
+template <>
+inline constexpr std::string_view dtype_name<bf16> = "bf16";
+template <>
+inline constexpr std::string_view dtype_name<fp16> = "fp16";
 template <>
 inline constexpr std::string_view dtype_name<double> = "fp64";
 

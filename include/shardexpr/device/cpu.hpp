@@ -143,11 +143,21 @@ class Cpu {
   void retire(Stream&, std::span<T>) {}
   void note_live(Stream&, Purpose, std::size_t /*size_bytes*/) {}
 
-  /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet.
+  /// Enqueues `functor(i)` for each i below `count`, in any order: the iterations must not meet. A
+  /// functor that has `prepare(count)` is asked, when its turn comes, for the one to call instead,
+  /// and may lower the count: for values that are known only then.
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream& stream, std::size_t count, const Reads<R>&, const Writes<W>&,
                 Functor functor, SourceLocation = SourceLocation::current()) {
-    stream.run([=] { detail::for_independent(count, functor); });
+    stream.run([=] {
+      if constexpr (requires(std::size_t n) { functor.prepare(n); }) {
+        std::size_t n = count;
+        const auto prepared = functor.prepare(n);
+        detail::for_independent(n, prepared);
+      } else {
+        detail::for_independent(count, functor);
+      }
+    });
   }
 
   /// Copies `from` to `to`, equally long and disjoint.

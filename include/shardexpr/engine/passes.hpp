@@ -44,6 +44,7 @@ class Passes {
   const typename M::Batch* batch = nullptr;  // of the pass
   std::size_t micro = 0;                     // which micro-batch that is
   std::optional<typename S::optimizer::Update> update_now;
+  const UpdateControl* control = nullptr;  // of that update, on the device
   GatheredParameters<M, S> parameters;
   FullGradients<M, S> gradients;
   Workspace<M, Compute, Device, typename S::recompute> workspace;
@@ -84,9 +85,7 @@ class Passes {
   void update(std::size_t g) {
     const Context<Device> on = core_->begin(compute_stream, {"update", g});
     core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
-      apply_update(on, *update_now, core_->state.updated_parameters(f),
-                   std::span<const Gradient>{core_->state.updated_gradients(f)},
-                   core_->state.moments(f));
+      apply_update(on, *update_now, NearestRounding{}, control, core_->state.operands(f));
     });
   }
   void publish(std::size_t g) {

@@ -255,6 +255,7 @@ class sharded {
     summary_.add_squares(passes_.gradients);
     const StepSummary total = summary_.exchange();
     passes_.update_now.emplace(options_.optimizer, ++steps_);
+    passes_.control = summary_.control();
     schedule_.update(passes_);
     core_.timeline.synchronize();
     return {total.loss / static_cast<double>(losses), std::sqrt(total.gradient_squares.value())};

@@ -3,6 +3,7 @@
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/layout.hpp>
+#include <shardexpr/optim/update.hpp>
 #include <shardexpr/plan/plan.hpp>
 
 #include <algorithm>
@@ -50,11 +51,12 @@ class State {
   /// The elements of flat f that this rank updates: its part, or all if every rank updates all.
   std::span<Storage> updated_parameters(std::size_t f) const { return updated(parameters(f), f); }
   std::span<Gradient> updated_gradients(std::size_t f) const { return updated(gradients(f), f); }
-  std::array<Moment*, moment_count> moments(std::size_t f) const {
-    std::array<Moment*, moment_count> at;
+  /// What this rank's update of flat f reads and writes.
+  UpdateOperands<Storage, Gradient, Moment, Storage, moment_count> operands(std::size_t f) const {
+    std::array<Moment*, moment_count> moments;
     for (std::size_t k = 0; k < moment_count; ++k)
-      at[k] = moments_.data() + k * places_.back().moments + places_[f].moments;
-    return at;
+      moments[k] = moments_.data() + k * places_.back().moments + places_[f].moments;
+    return {updated_parameters(f), updated_gradients(f), moments};
   }
   /// This rank's part of flat f, wherever it lies: parts are disjoint and cover the flat.
   template <class T>

@@ -3,6 +3,7 @@
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/full_gradients.hpp>
 #include <shardexpr/engine/workspace.hpp>
+#include <shardexpr/optim/update.hpp>
 #include <shardexpr/plan/plan.hpp>
 
 #include <cstddef>
@@ -24,7 +25,13 @@ class Summary {
  public:
   Summary(Core& core, std::size_t world)
       : core_{&core},
-        summaries_{core.device->template allocate<StepSummary>(1 + world, Purpose::other)} {}
+        summaries_{core.device->template allocate<StepSummary>(1 + world, Purpose::other)},
+        control_{core.device->template allocate<UpdateControl>(1, Purpose::other)} {
+    core_->timeline.context(compute_stream)
+        .run(reads(), writes(control_.span()), [to = control_.data()] { *to = {}; });
+  }
+
+  const UpdateControl* control() const { return control_.data(); }
 
   /// Begins with a loss that somebody else computed.
   void set_loss(double loss) {
@@ -88,6 +95,7 @@ class Summary {
  private:
   Core* core_;
   typename Device::template Buffer<StepSummary> summaries_;  // this rank's, then every rank's
+  typename Device::template Buffer<UpdateControl> control_;
 };
 
 }  // namespace shardexpr::detail

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/activations.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
 #include <shardexpr/plan/step_counts.hpp>
+#include <shardexpr/plan/step_summary.hpp>
 
 #include <cstddef>
 
 namespace shardexpr {
-
-/// What ranks tell each other once a step, beside parameters and gradients.
-struct StepSummary {
-  ExactSum gradient_squares;  ///< of the gradients this rank answers for
-  double loss = 0;            ///< this rank's
-};
 
 /// What one rank will hold and send. A test compares each number with what a run allocates and
 /// sends, for every strategy.
@@ -104,7 +98,7 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   plan.activations_bytes =
       activation_bytes<Model, typename Precision::compute, typename Strategy::recompute>(config)
           .total();
-  plan.other_bytes = (1 + world) * sizeof(StepSummary);
+  plan.other_bytes = (1 + world) * sizeof(StepSummary) + sizeof(UpdateControl);
   plan.peak_live_elements = step.peak_live_elements;
 
   plan.device_resident_bytes = plan.parameters_bytes + plan.gradients_bytes + plan.optimizer_bytes;
