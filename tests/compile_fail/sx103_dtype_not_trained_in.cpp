@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // expect-error: SX103
-// why: Storage, compute, reduction and optimizer are questions of the precision axis, and the
-// why: engine serves one answer today. Another one is refused rather than trained in fp32 in
-// why: silence.
+// why: What is trained in is fp32 and the two 16-bit dtypes beside it. A dtype that the engine does
+// why: not serve is refused rather than trained in another one in silence.
 #include <shardexpr/comm/threads.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
@@ -14,6 +13,7 @@ struct Mine {
   using storage = float;
   using compute = float;
   using reduce = float;
+  using gradient = float;
 #ifdef MUST_FAIL
   using optimizer = double;
 #else

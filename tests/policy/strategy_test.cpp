@@ -14,12 +14,13 @@ namespace sx = shardexpr;
 static_assert(
     std::is_same_v<sx::StrategyOf<sx::NoShard, sx::Sgd>, sx::StrategyOf<sx::Sgd, sx::NoShard>>);
 static_assert(
-    std::is_same_v<sx::StrategyOf<>,
-                   sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::BackwardPre, sx::ForwardNone,
-                                sx::PersistNone, sx::LiveUnlimited, sx::PrefetchUnlimited,
-                                sx::ReuseAdjacent, sx::GathersUnlimited, sx::WrapEach<>,
-                                sx::ReduceEveryMicroBatch, sx::RecomputeNone, sx::AdamW,
-                                sx::FullPrecision, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
+    std::is_same_v<
+        sx::StrategyOf<>,
+        sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::BackwardPre, sx::ForwardNone,
+                     sx::PersistNone, sx::LiveUnlimited, sx::PrefetchUnlimited, sx::ReuseAdjacent,
+                     sx::GathersUnlimited, sx::WrapEach<>, sx::ReduceEveryMicroBatch, sx::ClipNone,
+                     sx::RecomputeNone, sx::AdamW, sx::FullPrecision, sx::LossScaleNone,
+                     sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
 // A default may depend on the others.
 static_assert(std::is_same_v<sx::StrategyOf<sx::NoShard>::backward_prefetch, sx::BackwardNone>);
 static_assert(std::is_same_v<sx::StrategyOf<sx::WrapWhole>::backward_prefetch, sx::BackwardNone>);
@@ -50,6 +51,7 @@ struct InDouble {
   using storage = double;
   using compute = double;
   using reduce = double;
+  using gradient = double;
   using optimizer = double;
 };
 struct NoUpdate {
@@ -124,6 +126,14 @@ static_assert(breaks<sx::Rule::SX115, sx::LimitGathers<1>, sx::BackwardNone, sx:
 static_assert(breaks<sx::Rule::SX116, sx::WrapEach<A, A>>);
 static_assert(breaks<sx::Rule::SX117, sx::Recompute<A, B, A>>);
 static_assert(breaks<sx::Rule::SX118, sx::LimitGathers<3>, sx::ForwardPrefetch<3>>);
+static_assert(
+    breaks<sx::Rule::SX119, sx::MixedPrecision<sx::fp16, sx::bf16>, sx::DynamicLossScale>);
+static_assert(breaks<sx::Rule::SX120, sx::MixedPrecision<sx::fp16, sx::fp32>>);
+static_assert(breaks<sx::Rule::SX120, sx::MixedPrecision<sx::fp32, sx::fp16>>);
+static_assert(
+    breaks<sx::Rule::SX121, sx::Precision<sx::fp32, sx::bf16, sx::bf16, sx::bf16>, sx::Sgd>);
+static_assert(sx::LegalStrategy<sx::Precision<sx::bf16, sx::bf16, sx::bf16, sx::bf16>, sx::Sgd>);
+static_assert(sx::LegalStrategy<sx::MixedPrecision<sx::fp16, sx::fp32>, sx::StaticLossScale>);
 static_assert(sx::LegalStrategy<sx::LimitGathers<3>, sx::ForwardPrefetch<2>>);
 static_assert(sx::LegalStrategy<sx::LimitGathers<3>, sx::ForwardPrefetch<sx::unlimited>>);
 
@@ -261,5 +271,5 @@ TEST_CASE("every rule has a code of its own, a reason and an advice") {
     CHECK(rule.what.size() > 20);
     CHECK(rule.advice.size() > 10);
   }
-  CHECK(codes.size() == 21);
+  CHECK(codes.size() == 24);
 }

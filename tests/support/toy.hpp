@@ -32,6 +32,11 @@ struct Loss {
   Of<sx::Accumulate<T>> loss;
 };
 
+template <class G, class T>
+void add(G& to, T value) {
+  to = static_cast<G>(to + value);
+}
+
 // h = x W + b
 struct Encoder {
   using Config = toy::Config;
@@ -56,27 +61,29 @@ struct Encoder {
   }
   template <class D, class T>
   static void forward(const sx::Forward<Encoder, D, T>& p) {
+    using A = sx::Accumulate<T>;
     const std::size_t k = p.config.inputs, n = p.config.width;
-    const T* x = p.batch.x;
+    const float* x = p.batch.x;
     p.context.run(sx::reads(p.w.weight, p.w.bias), sx::writes(p.out.h), [=] {
       for (std::size_t i = 0; i < p.out.h.count(); ++i) {
-        T sum = p.w.bias[i % n];
+        A sum = p.w.bias[i % n];
         for (std::size_t j = 0; j < k; ++j)
-          sum = sx::multiply_add(x[i / n * k + j], p.w.weight[j * n + i % n], sum);
-        p.out.h[i] = sum;
+          sum = sx::multiply_add<A>(x[i / n * k + j], p.w.weight[j * n + i % n], sum);
+        p.out.h[i] = static_cast<T>(sum);
       }
     });
   }
   template <class D, class T, class G>
   static void backward(const sx::Backward<Encoder, D, T, G>& p) {
+    using A = sx::Accumulate<T>;
     const std::size_t k = p.config.inputs, n = p.config.width;
-    const T* x = p.batch.x;
+    const float* x = p.batch.x;
     p.context.run(sx::reads(p.dout.h), sx::writes(p.dw.weight, p.dw.bias), [=] {
       for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
-        if (p.dw.bias.data != nullptr) p.dw.bias[i % n] += p.dout.h[i];
+        if (p.dw.bias.data != nullptr) add(p.dw.bias[i % n], p.dout.h[i]);
         for (std::size_t j = 0; j < k && p.dw.weight.data != nullptr; ++j) {
           G& dw = p.dw.weight[j * n + i % n];
-          dw = sx::multiply_add(x[i / n * k + j], p.dout.h[i], dw);
+          dw = static_cast<G>(sx::multiply_add<A>(x[i / n * k + j], p.dout.h[i], dw));
         }
       }
     });
@@ -123,40 +130,45 @@ struct Mixer {
   }
   template <class D, class T>
   static void forward(const sx::Forward<Mixer, D, T>& p) {
+    using A = sx::Accumulate<T>;
     const std::size_t n = p.config.width;
-    p.context.run(
-        sx::reads(p.in.h, p.w.weight, p.w.bias), sx::writes(p.out.h, p.saved.active), [=] {
-          for (std::size_t i = 0; i < p.in.h.count(); ++i)
-            p.saved.active[i] = p.in.h[i] > 0 ? p.in.h[i] : 0;
-          for (std::size_t i = 0; i < p.in.h.count(); ++i) {
-            T sum = p.in.h[i] + p.w.bias[i % n];
-            for (std::size_t j = 0; j < n; ++j)
-              sum = sx::multiply_add(p.saved.active[i / n * n + j], p.w.weight[j * n + i % n], sum);
-            p.out.h[i] = sum;
-          }
-        });
+    p.context.run(sx::reads(p.in.h, p.w.weight, p.w.bias), sx::writes(p.out.h, p.saved.active),
+                  [=] {
+                    for (std::size_t i = 0; i < p.in.h.count(); ++i)
+                      p.saved.active[i] = p.in.h[i] > 0 ? p.in.h[i] : T{};
+                    for (std::size_t i = 0; i < p.in.h.count(); ++i) {
+                      A sum = p.in.h[i] + p.w.bias[i % n];
+                      for (std::size_t j = 0; j < n; ++j)
+                        sum = sx::multiply_add<A>(p.saved.active[i / n * n + j],
+                                                  p.w.weight[j * n + i % n], sum);
+                      p.out.h[i] = static_cast<T>(sum);
+                    }
+                  });
   }
   template <class D, class T, class G>
   static void backward(const sx::Backward<Mixer, D, T, G>& p) {
+    using A = sx::Accumulate<T>;
     const std::size_t n = p.config.width;
-    p.context.run(sx::reads(p.in.h, p.saved.active, p.w.weight, p.dout.h),
-                  sx::writes(p.din.h, p.dw.weight, p.dw.bias, p.scratch.d_active), [=] {
-                    for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
-                      T sum = 0;
-                      for (std::size_t j = 0; j < n; ++j)
-                        sum = sx::multiply_add(p.dout.h[i / n * n + j], p.w.weight[i % n * n + j],
-                                               sum);
-                      p.scratch.d_active[i] = sum;
-                    }
-                    for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
-                      p.din.h[i] = p.dout.h[i] + (p.in.h[i] > 0 ? p.scratch.d_active[i] : 0);
-                      if (p.dw.bias.data != nullptr) p.dw.bias[i % n] += p.dout.h[i];
-                      for (std::size_t j = 0; j < n && p.dw.weight.data != nullptr; ++j) {
-                        G& dw = p.dw.weight[j * n + i % n];
-                        dw = sx::multiply_add(p.saved.active[i / n * n + j], p.dout.h[i], dw);
-                      }
-                    }
-                  });
+    p.context.run(
+        sx::reads(p.in.h, p.saved.active, p.w.weight, p.dout.h),
+        sx::writes(p.din.h, p.dw.weight, p.dw.bias, p.scratch.d_active), [=] {
+          for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
+            A sum = 0;
+            for (std::size_t j = 0; j < n; ++j)
+              sum = sx::multiply_add<A>(p.dout.h[i / n * n + j], p.w.weight[i % n * n + j], sum);
+            p.scratch.d_active[i] = static_cast<T>(sum);
+          }
+          for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
+            p.din.h[i] = static_cast<T>(
+                p.dout.h[i] + (p.in.h[i] > 0 ? static_cast<A>(p.scratch.d_active[i]) : 0));
+            if (p.dw.bias.data != nullptr) add(p.dw.bias[i % n], p.dout.h[i]);
+            for (std::size_t j = 0; j < n && p.dw.weight.data != nullptr; ++j) {
+              G& dw = p.dw.weight[j * n + i % n];
+              dw = static_cast<G>(
+                  sx::multiply_add<A>(p.saved.active[i / n * n + j], p.dout.h[i], dw));
+            }
+          }
+        });
   }
 };
 
@@ -191,37 +203,39 @@ struct Decoder {
   }
   template <class D, class T>
   static void forward(const sx::Forward<Decoder, D, T>& p) {
+    using A = sx::Accumulate<T>;
     const std::size_t k = p.config.inputs, n = p.config.width;
-    const T* x = p.batch.x;
+    const float* x = p.batch.x;
     p.context.run(
         sx::reads(p.in.h, p.w.weight, p.w.bias), sx::writes(p.out.loss, p.saved.error), [=] {
-          sx::Accumulate<T> loss = 0;
+          A loss = 0;
           for (std::size_t i = 0; i < p.saved.error.count(); ++i) {
-            T sum = p.w.bias[i % k] - x[i];
+            A sum = p.w.bias[i % k] - x[i];
             for (std::size_t j = 0; j < n; ++j)
-              sum = sx::multiply_add(p.in.h[i / k * n + j], p.w.weight[i % k * n + j], sum);
-            p.saved.error[i] = sum;
-            loss = sx::multiply_add(sum, sum, loss);
+              sum = sx::multiply_add<A>(p.in.h[i / k * n + j], p.w.weight[i % k * n + j], sum);
+            p.saved.error[i] = static_cast<T>(sum);
+            loss = sx::multiply_add<A>(sum, sum, loss);
           }
-          p.out.loss[0] = loss / static_cast<T>(p.saved.error.count());
+          p.out.loss[0] = loss / static_cast<A>(p.saved.error.count());
         });
   }
   template <class D, class T, class G>
   static void backward(const sx::Backward<Decoder, D, T, G>& p) {
+    using A = sx::Accumulate<T>;
     const std::size_t k = p.config.inputs, n = p.config.width;
     p.context.run(sx::reads(p.in.h, p.saved.error, p.w.weight, p.dout.loss),
                   sx::writes(p.din.h, p.dw.weight, p.dw.bias), [=] {
-                    const T scale = 2 * p.dout.loss[0] / static_cast<T>(p.saved.error.count());
-                    for (std::size_t i = 0; i < p.din.h.count(); ++i) p.din.h[i] = 0;
+                    const A scale = 2 * p.dout.loss[0] / static_cast<A>(p.saved.error.count());
+                    for (std::size_t i = 0; i < p.din.h.count(); ++i) p.din.h[i] = T{};
                     for (std::size_t i = 0; i < p.saved.error.count(); ++i) {
-                      const T d = p.saved.error[i] * scale;
-                      if (p.dw.bias.data != nullptr) p.dw.bias[i % k] += d;
+                      const A d = p.saved.error[i] * scale;
+                      if (p.dw.bias.data != nullptr) add(p.dw.bias[i % k], d);
                       for (std::size_t j = 0; j < n; ++j) {
                         T& dh = p.din.h[i / k * n + j];
-                        dh = sx::multiply_add(d, p.w.weight[i % k * n + j], dh);
+                        dh = static_cast<T>(sx::multiply_add<A>(d, p.w.weight[i % k * n + j], dh));
                         if (p.dw.weight.data == nullptr) continue;
                         G& dw = p.dw.weight[i % k * n + j];
-                        dw = sx::multiply_add(d, p.in.h[i / k * n + j], dw);
+                        dw = static_cast<G>(sx::multiply_add<A>(d, p.in.h[i / k * n + j], dw));
                       }
                     }
                   });

@@ -36,7 +36,7 @@ Outcome train_toy(std::size_t world, std::size_t steps, const toy::Config& confi
       }
     }
     seen(comm, device, trainer);
-    trainer.summon([&](const std::string&, shardexpr::Tensor<const float> value) {
+    trainer.summon([&](const std::string&, auto value) {
       if (comm.rank() == 0)
         outcome.weights.insert(outcome.weights.end(), value.data, value.data + value.count());
     });

@@ -17,6 +17,12 @@ class ConfigError : public Error {
   using Error::Error;
 };
 
+/// Gradients that are not finite, where no loss scale says to leave such a step out.
+class NotFiniteError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A collective that cannot complete: a peer left, failed, or entered another collective.
 class CommError : public Error {
  public:

@@ -27,7 +27,7 @@ struct Core {
         mesh{comm, mesh_shape<S>(comm.size())},
         layout{config, mesh.shape().shards, grouping_of<S, M>()},
         counts{count_step<S>(layout, mesh.shape(), micro_batches)},
-        state{on, layout, mesh.shard().rank()},
+        state{on, layout, mesh.shard().rank(), gradients_in_place<S>(micro_batches)},
         timeline{on, 16 * layout.group_count() + 64} {}
 
   /// To enqueue an operation on; reports and traces call it `label`.

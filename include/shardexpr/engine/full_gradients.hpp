@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/arena.hpp>
+#include <shardexpr/engine/cast.hpp>
 #include <shardexpr/engine/core.hpp>
 
 #include <cstddef>
@@ -18,6 +19,7 @@ class FullGradients {
   using Needs = typename Core::Needs;
   using Sharding = typename S::sharding;
   using G = typename S::precision::reduce;
+  using Kept = typename S::precision::gradient;
 
  public:
   FullGradients(Core& core, std::size_t micro_batches)
@@ -27,6 +29,8 @@ class FullGradients {
                                                   Purpose::full_gradients)},
         staging_{core.device->template allocate<G>(core.counts.staging_elements,
                                                    Purpose::full_gradients)},
+        copies_staging_{core.device->template allocate<G>(core.counts.copies_staging_elements,
+                                                          Purpose::full_gradients)},
         arena_{core.counts.gradients_elements, core.layout.group_count()},
         groups_(core.layout.group_count()) {}
 
@@ -52,17 +56,16 @@ class FullGradients {
     core_->timeline.order(comm_stream, computed);
     const Context<Device> on = core_->begin(comm_stream, {"reduce", g});
     core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
-      const std::span<G> full = flat(f), kept = core_->state.updated_gradients(f);
+      const std::span<G> full = flat(f);
+      const std::span<Kept> kept = core_->state.updated_gradients(f);
       if constexpr (Sharding::optimizer) {
-        const std::span<G> to = adds ? staging_.span().first(kept.size()) : kept;
+        const bool stages = adds || casts_gradients<S>;
+        const std::span<G> to = stages ? staging_.span().first(kept.size()) : as_reduced(kept);
         core_->mesh.shard().reduce_scatter(on, std::span<const G>{full}, to, Reduction::mean);
-        if (adds) add(on, to, kept);
+        if (stages) keep(on, to, kept, adds);
       } else {
         core_->mesh.shard().all_reduce(on, full, Reduction::mean);
-        if (adds)
-          add(on, full, kept);
-        else if (!in_place_)
-          core_->device->copy(on.stream, std::span<const G>{full}, kept);
+        if (!in_place_) keep(on, full, kept, adds);
       }
       if (!in_place_) core_->device->retire(on.stream, full);
     });
@@ -76,7 +79,12 @@ class FullGradients {
       core_->timeline.order(copies_stream, groups_[g].reduced);
       const Context<Device> on = core_->begin(copies_stream, {"replicate", g});
       core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
-        core_->mesh.copies().all_reduce(on, core_->state.updated_gradients(f), Reduction::mean);
+        const std::span<Kept> kept = core_->state.updated_gradients(f);
+        const std::span<G> values =
+            casts_gradients<S> ? copies_staging_.span().first(kept.size()) : as_reduced(kept);
+        if (casts_gradients<S>) cast(on, std::span<const Kept>{kept}, values);
+        core_->mesh.copies().all_reduce(on, values, Reduction::mean);
+        if (casts_gradients<S>) cast(on, std::span<const G>{values}, kept);
       });
       groups_[g].reduced = core_->timeline.mark(copies_stream);
     }
@@ -107,7 +115,7 @@ class FullGradients {
   std::span<G> flat(std::size_t f) const {
     const FlatLayout& flat = core_->layout.flat(f);
     if (!flat.is_trainable) return {};
-    if (in_place_) return core_->state.gradients(f);
+    if (in_place_) return as_reduced(core_->state.gradients(f));
     return {buffer_.data() + groups_[flat.group].at + flat.gradient_offset, flat.padded};
   }
   bool fits(std::size_t g) const {
@@ -121,9 +129,22 @@ class FullGradients {
     Mark reduced, closed;  // what is kept is final; nobody reads the full gradients any more
   };
 
-  static void add(const Context<Device>& on, std::span<const G> from, std::span<G> to) {
-    on.for_each(to.size(), reads(from, to), writes(to),
-                [from = from.data(), to = to.data()](std::size_t i) { to[i] += from[i]; });
+  // Kept gradients, where they are of the reduce dtype.
+  static std::span<G> as_reduced([[maybe_unused]] std::span<Kept> kept) {
+    if constexpr (casts_gradients<S>)
+      return {};
+    else
+      return kept;
+  }
+  /// from -> kept, or kept + from -> kept.
+  static void keep(const Context<Device>& on, std::span<const G> from, std::span<Kept> kept,
+                   bool adds) {
+    if (!adds) return cast(on, from, kept);
+    on.for_each(kept.size(), reads(from, kept), writes(kept),
+                [from = from.data(), to = kept.data()](std::size_t i) {
+                  to[i] =
+                      static_cast<Kept>(static_cast<float>(to[i]) + static_cast<float>(from[i]));
+                });
   }
   void note_live(typename Device::Stream& stream) {
     core_->device->note_live(stream, Purpose::full_gradients, arena_.live() * sizeof(G));
@@ -131,7 +152,7 @@ class FullGradients {
 
   Core* core_;
   bool in_place_;
-  typename Device::template Buffer<G> buffer_, staging_;
+  typename Device::template Buffer<G> buffer_, staging_, copies_staging_;
   Arena<typename Core::Timeline> arena_;
   std::vector<Group> groups_;
 };

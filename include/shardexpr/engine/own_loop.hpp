@@ -6,6 +6,7 @@
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/guards.hpp>
 #include <shardexpr/engine/passes.hpp>
+#include <shardexpr/engine/unit_names.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -62,7 +63,7 @@ class OwnLoop {
   /// Refuses an update that not every unit with something to train has reduced for; then a new one
   /// begins.
   void end_step() {
-    const std::string missing = names_of([&](std::size_t u) {
+    const std::string missing = names_of_units(core_->layout, [&](std::size_t u) {
       return !core_->layout.unit(u).trains.empty() && reductions_[u] < reductions_a_step();
     });
     if (!missing.empty())
@@ -95,13 +96,8 @@ class OwnLoop {
       const std::size_t g = layout().unit(u).group;
       if (loop_->holders_[g] == 0) loop_->enter_group(g);
     }
-    template <class Last>
-    void leave(std::size_t u, Last last) {
-      const std::size_t g = layout().unit(u).group;
-      for (std::size_t v = u + 1; v < layout().unit_count(); ++v)
-        if (layout().unit(v).group == g) return;
-      last(g);
-      loop_->leave_group(g);
+    void leave(std::size_t u) {
+      if (layout().ends_group(u)) loop_->leave_group(layout().unit(u).group);
     }
 
    private:
@@ -137,7 +133,7 @@ class OwnLoop {
   template <class Unit>
   Gradients<Unit> open(std::size_t u) {
     if (reductions_[u] == reductions_a_step())
-      throw ConfigError("open_gradients: those of " + name_of(u) +
+      throw ConfigError("open_gradients: those of " + name_of_unit(core_->layout, u) +
                         " are reduced already; call apply() or drop_gradients() first");
     for (std::size_t g : core_->layout.unit(u).trains)
       if (!passes_->gradients.is_open(g)) {
@@ -152,16 +148,17 @@ class OwnLoop {
     const auto& trains = core_->layout.unit(u).trains;
     for (std::size_t g : trains) {
       if (!passes_->gradients.is_open(g))
-        throw ConfigError("reduce: the gradients of " + name_of(u) + " are not open any more");
+        throw ConfigError("reduce: the gradients of " + name_of_unit(core_->layout, u) +
+                          " are not open any more");
       if (core_->layout.group(g).last_trained != u) continue;
-      const std::string missing = names_of([&](std::size_t v) {
+      const std::string missing = names_of_units(core_->layout, [&](std::size_t v) {
         const auto& also = core_->layout.unit(v).trains;
         return v != u && reductions_[v] <= reductions_[u] &&
                std::find(also.begin(), also.end(), g) != also.end();
       });
       if (!missing.empty())
-        throw ConfigError("reduce: gradients of " + name_of(u) + " wait for " + missing +
-                          ", which add to them: reduce in backward order");
+        throw ConfigError("reduce: gradients of " + name_of_unit(core_->layout, u) + " wait for " +
+                          missing + ", which add to them: reduce in backward order");
     }
     const Drain drain{core_->timeline};
     const std::size_t before = reductions_[u]++;
@@ -222,25 +219,9 @@ class OwnLoop {
                         ", counted from 0");
     return u;
   }
-  /// `Mixer 0, Mixer 1, Decoder`: the units that `wanted(u)` says, as their user knows them.
-  template <class Wanted>
-  std::string names_of(Wanted wanted) const {
-    std::string names;
-    Layout<M>::for_each_stage([&]<std::size_t St>() {
-      for (std::size_t i = 0; i < core_->layout.count(St); ++i) {
-        if (!wanted(core_->layout.first_unit(St) + i)) continue;
-        if (!names.empty()) names += ", ";
-        names += type_name<UnitAt<St>>();
-        if (core_->layout.count(St) > 1) names += " " + std::to_string(i);
-      }
-    });
-    return names;
-  }
-  std::string name_of(std::size_t u) const {
-    return names_of([&](std::size_t v) { return v == u; });
-  }
   std::string names_in_group(std::size_t g) const {
-    return names_of([&](std::size_t v) { return core_->layout.unit(v).group == g; });
+    return names_of_units(core_->layout,
+                          [&](std::size_t v) { return core_->layout.unit(v).group == g; });
   }
 
   Core* core_;

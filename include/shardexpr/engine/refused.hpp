@@ -15,9 +15,10 @@ struct Anything {
   constexpr Anything(A&&...) {}
 };
 
-// The options of the optimizer that the pack names, as far as they can be told.
+// The options of the policy that the pack names, as far as they can be told.
 template <class P>
-struct options_of : std::type_identity<AdamW::Options> {};
+struct options_of : std::type_identity<typename axis_traits<typename P::axis>::standard::Options> {
+};
 template <class P>
   requires requires { typename P::Options; }
 struct options_of<P> : std::type_identity<typename P::Options> {};
@@ -33,6 +34,7 @@ struct Refused : Report<decltype(Broken), Broken> {
   using Config = Anything;
   using Batch = Anything;
   using Device = Anything;
+  using Storage = float;
   using Compute = float;
   using Gradient = float;
   template <class Unit>
@@ -41,6 +43,9 @@ struct Refused : Report<decltype(Broken), Broken> {
   using Gradients = typename Unit::template Params<Tensor<Gradient>>;
   struct Options {
     typename options_of<typename pick<axis::Optimizer, AdamW, Ps...>::type>::type optimizer;
+    typename options_of<typename pick<axis::Clipping, ClipNone, Ps...>::type>::type clipping;
+    typename options_of<typename pick<axis::LossScale, LossScaleNone, Ps...>::type>::type
+        loss_scale;
     unsigned long long seed = 0, micro_batches = 1;
   };
   // A guard: `w->weight`, `dw.reduce()`.
@@ -83,6 +88,7 @@ struct Refused : Report<decltype(Broken), Broken> {
   Options options() const { return {}; }
   void set_learning_rate(float) {}
   unsigned long long steps() const { return 0; }
+  float loss_scale() const { return 1; }
 };
 
 }  // namespace shardexpr::detail

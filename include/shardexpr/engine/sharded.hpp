@@ -5,18 +5,20 @@
 #include <shardexpr/engine/check.hpp>
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/guards.hpp>
+#include <shardexpr/engine/not_finite.hpp>
 #include <shardexpr/engine/own_loop.hpp>
 #include <shardexpr/engine/passes.hpp>
 #include <shardexpr/engine/step_result.hpp>
 #include <shardexpr/engine/summary.hpp>
+#include <shardexpr/engine/summoned_group.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/plan.hpp>
 #include <shardexpr/plan/schedule.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -36,6 +38,7 @@ class sharded {
   using Comm = typename S::communicator;
   using Core = detail::Core<M, S>;
   using Loop = detail::OwnLoop<M, S>;
+  using Summoned = detail::SummonedGroup<M, S>;
 
  public:
   using Model = M;
@@ -43,8 +46,9 @@ class sharded {
   using Config = typename M::Config;
   using Batch = typename M::Batch;
   using Device = typename S::device;
+  using Storage = typename S::precision::storage;
   using Compute = typename S::precision::compute;
-  using Gradient = typename S::precision::reduce;
+  using Gradient = typename S::precision::reduce;  ///< of full gradients
   /// Full parameters and full gradients of a unit, by the unit's names.
   template <class Unit>
   using Parameters = typename detail::Passes<M, S>::template Parameters<Unit>;
@@ -53,6 +57,8 @@ class sharded {
 
   struct Options {
     typename S::optimizer::Options optimizer{};
+    typename S::clipping::Options clipping{};
+    typename S::loss_scale::Options loss_scale{};
     std::uint64_t seed = 1;         ///< of the initial parameters
     std::size_t micro_batches = 1;  ///< of a step; their gradients are averaged
   };
@@ -65,7 +71,9 @@ class sharded {
         schedule_{core_.layout},
         passes_{core_, config_, options.micro_batches},
         summary_{core_, comm.size()},
-        loop_{core_, passes_, options.micro_batches} {
+        loop_{core_, passes_, options.micro_batches},
+        scaler_{options.loss_scale} {
+    S::clipping::check(options.clipping);
     for_each_unit(
         [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
   }
@@ -78,7 +86,9 @@ class sharded {
   ///
   /// Shapes:  as many batches as `Options::micro_batches` says.
   /// Errors:  ConfigError for another number, while a guard is alive, or while gradients that
-  ///          `open_gradients` opened wait for `apply`.
+  ///          `open_gradients` opened wait for `apply`. NotFiniteError, with the parameter's name,
+  ///          on every rank alike, if gradients are not finite and no loss scale says to skip such
+  ///          a step; nothing is updated then and the trainer can go on.
   [[nodiscard]] StepResult step(std::span<const Batch> batches) {
     loop_.check_idle("step");
     loop_.check_no_gradients();
@@ -87,15 +97,18 @@ class sharded {
                         " micro-batches, Options::micro_batches says " +
                         std::to_string(options_.micro_batches));
     const detail::Drain drain{core_.timeline};
+    // The mean over micro-batches, scaled.
+    using Loss = typename detail::Summary<M, S>::Loss;
+    const Loss seed = static_cast<Loss>(loss_scale()) / static_cast<Loss>(batches.size());
     for (std::size_t m = 0; m < batches.size(); ++m) {
       passes_.batch = &batches[m];
       passes_.micro = m;
       schedule_.forward(passes_);
       summary_.add_loss(passes_.workspace, m);
-      summary_.seed_backward(passes_.workspace, batches.size());
+      summary_.seed_backward(passes_.workspace, seed);
       schedule_.backward(passes_, m + 1 == batches.size());
     }
-    return finish_step(options_.micro_batches);
+    return finish_step(static_cast<double>(options_.micro_batches));
   }
   [[nodiscard]] StepResult step(const Batch& batch) { return step(std::span{&batch, 1}); }
 
@@ -106,34 +119,43 @@ class sharded {
     passes_.batch = &batch;
     schedule_.evaluate(passes_);
     summary_.add_loss(passes_.workspace, 0);
-    return summary_.exchange().loss;
+    summary_.conclude(1, 1, options_.clipping);
+    core_.timeline.synchronize();
+    return summary_.outcome().loss;
   }
 
-  /// Shows every rank all parameters: `visit(name, Tensor<const Compute>)`, in the order of the
+  /// Shows every rank all parameters: `visit(name, Tensor<const Storage>)`, in the order of the
   /// units, a tied one once. A view is valid during its call alone.
   ///
   /// Errors:  ConfigError while a guard is alive. What `visit` throws passes through; if every rank
   ///          throws there, the trainer can go on.
-  /// Cost:    each group is gathered once; nothing is allocated.
+  /// Cost:    each group is gathered once; nothing is allocated, but where units compute in another
+  ///          dtype memory for the largest group while it runs.
   template <class Visit>
   void summon(Visit visit) {
     loop_.check_idle("summon");
     const detail::Drain drain{core_.timeline};
-    typename Loop::GroupsHeld held{loop_};
-    for_each_unit([&]<class Unit>(std::size_t u) {
-      held.enter(u);
-      show<Unit, const Compute>(u, visit);
-      held.leave(u, [](std::size_t) {});
-    });
+    if constexpr (detail::computes_with_copy<typename S::precision>) {
+      summon_apart<const Storage>(/*shows=*/true, visit, [](auto&) {});
+    } else {
+      typename Loop::GroupsHeld held{loop_};
+      for_each_unit([&]<class Unit>(std::size_t u) {
+        held.enter(u);
+        show<Unit, const Storage>(
+            u, [&](std::size_t f) { return passes_.parameters.flat(f); }, visit);
+        held.leave(u);
+      });
+    }
   }
-  /// Lets one rank change parameters: `visit(name, Tensor<Compute>)` is called on that rank alone,
+  /// Lets one rank change parameters: `visit(name, Tensor<Storage>)` is called on that rank alone,
   /// in the order of the units, and what it leaves there becomes every rank's. Moments of the
   /// optimizer stay as they are.
   ///
   /// Errors:  ConfigError if there is no such rank, or while a guard is alive. What `visit` throws
   ///          passes through in its rank; the others then wait for what does not come, and the
   ///          communicator ends them.
-  /// Cost:    a broadcast of the model, and memory for its largest flat while it runs.
+  /// Cost:    a gather and a broadcast of the model, and memory for its largest group while it
+  /// runs.
   template <class Visit>
   void summon(WriteFrom from, Visit visit) {
     loop_.check_idle("summon");
@@ -143,12 +165,8 @@ class sharded {
                         std::to_string(world.size()) + " ranks: the last is " +
                         std::to_string(world.size() - 1));
     const detail::Drain drain{core_.timeline};
-    typename Loop::GroupsHeld held{loop_};
-    for_each_unit([&]<class Unit>(std::size_t u) {
-      held.enter(u);
-      if (world.rank() == from.rank) show<Unit, Compute>(u, visit);
-      held.leave(u, [&](std::size_t g) { write_back(g, from.rank); });
-    });
+    summon_apart<Storage>(world.rank() == from.rank, visit,
+                          [&](Summoned& group) { group.spread(from.rank); });
   }
 
   // A loop of one's own -------------------------------------------------------------------------
@@ -172,7 +190,8 @@ class sharded {
   ///
   /// With several micro-batches each unit is reduced in each, and the reductions add up; with
   /// ReduceAtEnd only in the last, and `open_gradients` gives the same memory until then. Gradients
-  /// are to be of the mean over micro-batches: start backward from 1 / micro_batches.
+  /// are to be of the mean over micro-batches: start backward from
+  /// loss_scale() / micro_batches.
   ///
   /// Order:   on every rank alike; `reduce` is collective.
   /// Errors:  ConfigError if there is no such unit, if it was reduced as often as a step does, or
@@ -185,7 +204,7 @@ class sharded {
   /// over its micro-batches; the result holds the mean over the ranks.
   ///
   /// Errors:  ConfigError if a unit that has something to train was not reduced since the last
-  ///          update, which it names, or while a guard is alive.
+  ///          update, which it names, or while a guard is alive. NotFiniteError as `step`.
   [[nodiscard]] StepResult apply(double loss) {
     loop_.check_idle("apply");
     loop_.end_step();
@@ -208,6 +227,8 @@ class sharded {
   void set_learning_rate(float rate) { options_.optimizer.learning_rate = rate; }
   /// Optimizer steps taken.
   std::size_t steps() const { return steps_; }
+  /// By what the next step multiplies its loss; 1 without a loss scale.
+  float loss_scale() const { return scaler_.scale(); }
   /// What this rank sent since it was made, through every communicator of its mesh.
   Traffic traffic() const { return core_.mesh.traffic(); }
 
@@ -223,43 +244,52 @@ class sharded {
     });
   }
 
-  template <class Unit, class T, class Visit>
-  void show(std::size_t u, Visit& visit) {
+  template <class Unit, class T, class Flat, class Visit>
+  void show(std::size_t u, Flat flat, Visit& visit) {
     for (const ParameterLayout& parameter : core_.layout.unit(u).parameters)
       if (!parameter.is_tied)
         visit(parameter_name<Unit>(core_.layout.unit(u).index, parameter.spec),
-              Tensor<T>{passes_.parameters.flat(parameter.flat) + parameter.offset,
-                        parameter.spec.shape});
+              Tensor<T>{flat(parameter.flat) + parameter.offset, parameter.spec.shape});
   }
-  /// Every rank takes what `root` has in the full parameters of a gathered group.
-  void write_back(std::size_t g, std::size_t root) {
-    core_.layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
-      // Of its own: the gathered parameters may be memory that several ranks share.
-      auto copy = core_.device->template allocate<Compute>(flat.padded, Purpose::other);
-      const std::span<const Compute> full{passes_.parameters.flat(f), flat.padded};
-      const Context<Device> on = core_.begin(detail::comm_stream, {"write back", g});
-      if (core_.mesh.world().rank() == root) on.device.copy(on.stream, full, copy.span());
-      core_.mesh.world().broadcast(on, copy.span(), root);
-      const std::span<Compute> kept = core_.state.parameters(f);
-      on.device.copy(on.stream,
-                     kept.size() == flat.padded
-                         ? std::span<const Compute>{copy.span()}
-                         : core_.state.part_of(std::span<const Compute>{copy.span()}, f),
-                     kept);
-      core_.timeline.synchronize(detail::comm_stream);
+  /// Shows the parameters in memory of their own, group by group; `last` is called with each group
+  /// before it goes.
+  template <class T, class Visit, class Last>
+  void summon_apart(bool shows, Visit& visit, Last last) {
+    std::vector<std::optional<Summoned>> groups(core_.layout.group_count());
+    for_each_unit([&]<class Unit>(std::size_t u) {
+      const std::size_t g = core_.layout.unit(u).group;
+      if (!groups[g]) groups[g].emplace(core_, g);
+      if (shows)
+        show<Unit, T>(
+            u, [&](std::size_t f) { return groups[g]->full(f).data(); }, visit);
+      if (!core_.layout.ends_group(u)) return;
+      last(*groups[g]);
+      groups[g].reset();
     });
   }
 
-  /// `losses`: how many were added up.
-  StepResult finish_step(std::size_t losses) {
+  /// `losses`: how many were added up. The host waits at the end alone: what is decided on the way
+  /// is decided on the device.
+  StepResult finish_step(double losses) {
+    const float scale = loss_scale();
     summary_.add_squares(passes_.gradients);
-    const StepSummary total = summary_.exchange();
-    passes_.update_now.emplace(options_.optimizer, ++steps_);
-    passes_.control = summary_.control();
+    summary_.conclude(losses, scale, options_.clipping);
+    passes_.update_now.emplace(options_.optimizer, steps_ + 1);
+    passes_.control = summary_.await_control();
     schedule_.update(passes_);
     core_.timeline.synchronize();
-    return {total.loss / static_cast<double>(losses), std::sqrt(total.gradient_squares.value())};
+    const StepOutcome& outcome = summary_.outcome();
+    const bool is_skipped = outcome.control.skips != 0;
+    if (is_skipped && !S::loss_scale::skips)
+      throw NotFiniteError("step " + std::to_string(steps_ + 1) + ": the gradient of " +
+                           detail::parameter_not_finite(core_) +
+                           " is not finite; nothing was updated: leave the batch out, or add a "
+                           "loss scale, which skips such steps");
+    if (!is_skipped) ++steps_;
+    scaler_.update(!is_skipped);
+    return {outcome.loss, outcome.norm, is_skipped, scale};
   }
+
   Config config_;
   Options options_;
   Core core_;
@@ -267,6 +297,7 @@ class sharded {
   detail::Passes<M, S> passes_;
   detail::Summary<M, S> summary_;
   Loop loop_;
+  typename S::loss_scale::Scaler scaler_;
   std::size_t steps_ = 0;
 };
 

@@ -3,9 +3,9 @@
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/full_gradients.hpp>
 #include <shardexpr/engine/workspace.hpp>
-#include <shardexpr/optim/update.hpp>
-#include <shardexpr/plan/plan.hpp>
+#include <shardexpr/plan/step_summary.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <span>
 
@@ -18,20 +18,17 @@ class Summary {
   using Needs = typename Core::Needs;
   using Device = typename Core::Device;
   using Compute = typename S::precision::compute;
-  using Gradient = typename S::precision::reduce;
+  using Gradient = typename S::precision::gradient;
   using Saved = Workspace<M, Compute, Device, typename S::recompute>;
-  using Loss = Accumulate<Compute>;
+  using Clipping = typename S::clipping;
 
  public:
+  using Loss = Accumulate<Compute>;
+
   Summary(Core& core, std::size_t world)
       : core_{&core},
         summaries_{core.device->template allocate<StepSummary>(1 + world, Purpose::other)},
-        control_{core.device->template allocate<UpdateControl>(1, Purpose::other)} {
-    core_->timeline.context(compute_stream)
-        .run(reads(), writes(control_.span()), [to = control_.data()] { *to = {}; });
-  }
-
-  const UpdateControl* control() const { return control_.data(); }
+        outcome_{core.device->template allocate<StepOutcome>(1, Purpose::other)} {}
 
   /// Begins with a loss that somebody else computed.
   void set_loss(double loss) {
@@ -52,10 +49,9 @@ class Summary {
       on.run(reads(std::span{loss, 1}, mine), writes(mine),
              [=] { mine[0].loss += static_cast<double>(*loss); });
   }
-  /// Backward begins with the mean over micro-batches.
-  void seed_backward(const Saved& workspace, std::size_t micro_batches) {
+  /// What backward begins with: the gradient of what is minimized by the loss.
+  void seed_backward(const Saved& workspace, Loss value) {
     Loss* seed = workspace.template loss_gradient<Loss>();
-    const Loss value = Loss{1} / static_cast<Loss>(micro_batches);
     core_->timeline.context(compute_stream).run(reads(), writes(std::span{seed, 1}), [=] {
       *seed = value;
     });
@@ -73,29 +69,45 @@ class Summary {
           &summaries_.data()->gradient_squares);
     });
   }
-  /// Every rank learns the sum of all: the losses added in rank order, the squares exactly.
-  StepSummary exchange() {
+  /// Every rank learns the mean loss, the norm and what they mean for the update: the losses added
+  /// in rank order, the squares exactly. `losses`: how many each rank added up; `scale`: by what
+  /// their gradients are too large.
+  void conclude(double losses, float scale, const typename Clipping::Options& clipping) {
     const std::span<StepSummary> mine = summaries_.span().first(1),
                                  all = summaries_.span().subspan(1);
     core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
     const Context<Device> on = core_->begin(comm_stream, {"summary"});
     core_->mesh.world().all_gather(on, std::as_bytes(std::span<const StepSummary>{mine}),
                                    std::as_writable_bytes(all));
-    core_->timeline.synchronize(comm_stream);
-    StepSummary total;
-    for (std::size_t r = 0; r < all.size(); ++r) {
-      if (r < core_->mesh.shape().shards)  // the other copies' squares are the same
-        total.gradient_squares.add(all[r].gradient_squares);
-      total.loss += all[r].loss;
-    }
-    total.loss /= static_cast<double>(all.size());
-    return total;
+    const std::size_t shards = core_->mesh.shape().shards;
+    on.run(reads(all), writes(outcome_.span()), [=, to = outcome_.data()] {
+      ExactSum squares;
+      double loss = 0;
+      for (std::size_t r = 0; r < all.size(); ++r) {
+        if (r < shards) squares.add(all[r].gradient_squares);  // other copies' are the same
+        loss += all[r].loss;
+      }
+      const double norm = std::sqrt(squares.value()) / static_cast<double>(scale);
+      const double factor = Clipping::factor(clipping, norm) / static_cast<double>(scale);
+      *to = {{static_cast<float>(factor), Clipping::limit(clipping), !std::isfinite(norm)},
+             loss / static_cast<double>(all.size()) / losses,
+             norm};
+    });
+    concluded_ = core_->timeline.mark(comm_stream);
   }
+  /// The update reads this on the compute stream, which goes on when it is there.
+  const UpdateControl* await_control() {
+    core_->timeline.order(compute_stream, concluded_);
+    return &outcome_.data()->control;
+  }
+  /// What the host knows once all streams are synchronized.
+  const StepOutcome& outcome() const { return *outcome_.data(); }
 
  private:
   Core* core_;
   typename Device::template Buffer<StepSummary> summaries_;  // this rank's, then every rank's
-  typename Device::template Buffer<UpdateControl> control_;
+  typename Device::template Buffer<StepOutcome> outcome_;
+  typename Core::Mark concluded_;
 };
 
 }  // namespace shardexpr::detail

@@ -108,6 +108,13 @@ class Layout {
   constexpr std::size_t first_unit(std::size_t stage) const { return first_[stage]; }
   constexpr std::size_t count(std::size_t stage) const { return count_[stage]; }
 
+  /// Whether no unit behind `u` has parameters in the same group.
+  constexpr bool ends_group(std::size_t u) const {
+    for (std::size_t v = u + 1; v < units_.size(); ++v)
+      if (units_[v].group == units_[u].group) return false;
+    return true;
+  }
+
   constexpr std::size_t group_count() const { return groups_.size(); }
   constexpr const GroupLayout& group(std::size_t g) const { return groups_[g]; }
   constexpr std::size_t flat_count() const { return flats_.size(); }

@@ -7,6 +7,7 @@
 #include <shardexpr/plan/step_summary.hpp>
 
 #include <cstddef>
+#include <type_traits>
 
 namespace shardexpr {
 
@@ -42,16 +43,23 @@ template <class Sharding>
 constexpr std::size_t kept_parameters(const FlatLayout& flat) {
   return Sharding::parameters && !flat.is_persistent ? flat.part : flat.padded;
 }
+/// `in_place`: full gradients lie there too. Else no more is kept than is updated.
 template <class Sharding>
-constexpr std::size_t kept_gradients(const FlatLayout& flat) {
+constexpr std::size_t kept_gradients(const FlatLayout& flat, bool in_place) {
   if (!flat.is_trainable) return 0;
-  return Sharding::gradients ? flat.part : flat.padded;
+  const bool part = Sharding::gradients || (Sharding::optimizer && !in_place);
+  return part ? flat.part : flat.padded;
 }
+/// Of each moment, and of parameters in storage dtype where units compute in another.
 template <class Sharding>
-constexpr std::size_t kept_moments(const FlatLayout& flat) {
+constexpr std::size_t kept_for_update(const FlatLayout& flat) {
   if (!flat.is_trainable) return 0;
   return Sharding::optimizer ? flat.part : flat.padded;
 }
+/// Units compute with a copy of the parameters, in a dtype of its own.
+template <class Precision>
+inline constexpr bool computes_with_copy =
+    !std::is_same_v<typename Precision::storage, typename Precision::compute>;
 
 }  // namespace detail
 
@@ -79,14 +87,18 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   Plan plan;
   plan.world = world;
   plan.parameter_count = layout.parameter_count();
+  const bool in_place = detail::gradients_in_place<Strategy>(micro_batches);
   for (std::size_t f = 0; f < layout.flat_count(); ++f) {
     const FlatLayout& flat = layout.flat(f);
+    const std::size_t updated = detail::kept_for_update<Sharding>(flat);
     plan.parameters_bytes +=
-        detail::kept_parameters<Sharding>(flat) * sizeof(typename Precision::storage);
+        detail::kept_parameters<Sharding>(flat) * sizeof(typename Precision::compute);
+    if (detail::computes_with_copy<Precision>)
+      plan.parameters_bytes += updated * sizeof(typename Precision::storage);
     plan.gradients_bytes +=
-        detail::kept_gradients<Sharding>(flat) * sizeof(typename Precision::reduce);
-    plan.optimizer_bytes += detail::kept_moments<Sharding>(flat) * Strategy::optimizer::moments *
-                            sizeof(typename Precision::optimizer);
+        detail::kept_gradients<Sharding>(flat, in_place) * sizeof(typename Precision::gradient);
+    plan.optimizer_bytes +=
+        updated * Strategy::optimizer::moments * sizeof(typename Precision::optimizer);
   }
   const std::size_t element = sizeof(typename Precision::compute);
   plan.gathered_bytes =
@@ -94,11 +106,12 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
       step.regathered_elements * element / (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
   plan.resharded_bytes = step.resharded_elements * element;
   plan.full_gradients_bytes =
-      (step.gradients_elements + step.staging_elements) * sizeof(typename Precision::reduce);
+      (step.gradients_elements + step.staging_elements + step.copies_staging_elements) *
+      sizeof(typename Precision::reduce);
   plan.activations_bytes =
       activation_bytes<Model, typename Precision::compute, typename Strategy::recompute>(config)
           .total();
-  plan.other_bytes = (1 + world) * sizeof(StepSummary) + sizeof(UpdateControl);
+  plan.other_bytes = (1 + world) * sizeof(StepSummary) + sizeof(StepOutcome);
   plan.peak_live_elements = step.peak_live_elements;
 
   plan.device_resident_bytes = plan.parameters_bytes + plan.gradients_bytes + plan.optimizer_bytes;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -20,7 +21,7 @@ struct StepCounts {
   std::size_t regathered_elements = 0;  // where backward's gathers need memory of their own
   std::size_t resharded_elements = 0;
   std::size_t gradients_elements = 0;
-  std::size_t staging_elements = 0;
+  std::size_t staging_elements = 0, copies_staging_elements = 0;
 
   std::size_t peak_live_elements = 0;
   std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;  // sent
@@ -32,17 +33,26 @@ template <class Strategy>
 inline constexpr bool regathers_apart =
     Strategy::reshard::ranks != 0 && Strategy::communicator::gather_is_shared;
 
+/// Gradients are reduced in one dtype and kept in another.
+template <class Strategy>
+inline constexpr bool casts_gradients =
+    !std::is_same_v<typename Strategy::precision::reduce, typename Strategy::precision::gradient>;
 /// Full gradients go where the rank keeps its gradients, and stay: nothing is added to them later.
 template <class Strategy>
 constexpr bool gradients_in_place(std::size_t micro_batches) {
-  return !Strategy::sharding::gradients &&
+  return !Strategy::sharding::gradients && !casts_gradients<Strategy> &&
          (micro_batches == 1 || !Strategy::accumulation::reduce_each);
 }
-/// A reduced part waits beside what the rank keeps, to be added to it.
+/// A reduced part waits beside what the rank keeps, to be added to it or cast.
 template <class Strategy>
 constexpr bool stages_reductions(std::size_t micro_batches) {
-  return Strategy::sharding::optimizer && Strategy::accumulation::reduce_each && micro_batches > 1;
+  return Strategy::sharding::optimizer &&
+         (casts_gradients<Strategy> || (Strategy::accumulation::reduce_each && micro_batches > 1));
 }
+/// A kept part waits in the reduce dtype while it is averaged over the copies.
+template <class Strategy>
+inline constexpr bool stages_copies =
+    group_of<typename Strategy::sharding> != 0 && casts_gradients<Strategy>;
 /// The largest part that is reduced at once.
 template <class Model>
 constexpr std::size_t largest_trained_part(const Layout<Model>& layout) {
@@ -168,8 +178,9 @@ constexpr StepCounts count_step(const Layout<Model>& layout, const MeshShape& me
     throw ConfigError("ReshardTo<" + std::to_string(mesh.reshard) +
                       ">: every group stays gathered from its forward to its backward, so that "
                       "nothing would be kept: leave it out");
-  if (stages_reductions<Strategy>(micro_batches))
-    counts.staging_elements = largest_trained_part(layout);
+  const std::size_t largest = largest_trained_part(layout);
+  if (stages_reductions<Strategy>(micro_batches)) counts.staging_elements = largest;
+  if (stages_copies<Strategy>) counts.copies_staging_elements = largest;
   return counts;
 }
 

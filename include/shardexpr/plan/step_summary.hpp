@@ -21,4 +21,11 @@ struct UpdateControl {
   std::uint32_t skips = 0;                               ///< not 0: nothing is written
 };
 
+/// What every rank makes of all ranks' summaries, the same on each.
+struct StepOutcome {
+  UpdateControl control;
+  double loss = 0;  ///< the mean
+  double norm = 0;  ///< of the averaged gradients, without loss scale
+};
+
 }  // namespace shardexpr

@@ -20,9 +20,11 @@ struct Reuse;
 struct GatherLimit;
 struct Wrap;
 struct Accumulation;
+struct Clipping;
 struct Recompute;
 struct Optimizer;
 struct Precision;
+struct LossScale;
 struct Device;
 struct Communicator;
 }  // namespace axis

@@ -28,9 +28,8 @@
   RULE(SX102, S::sharding::parameters && !S::sharding::gradients,                                  \
        "sharded parameters with replicated gradients; each rank would reduce what it cannot keep", \
        "shard the gradients too (FullShard) or keep the parameters whole (ShardOptimizer)")        \
-  RULE(SX103, !all_fp32<typename S::precision>(),                                                  \
-       "the precision names a dtype other than fp32, the only one that is trained in",             \
-       "use FullPrecision")                                                                        \
+  RULE(SX103, !trains_in_all<S>(), "the precision names a dtype that is not trained in",           \
+       "use fp32, bf16 or fp16")                                                                   \
   RULE(SX104, counts_nothing<S>(),                                                                 \
        "a policy's number changes nothing; 0, unlimited, or a size of one element",                \
        "give one that does, or leave the policy out")                                              \
@@ -79,7 +78,15 @@
        "a unit is named twice in one recompute policy", "name it once")                            \
   RULE(SX118, prefetches_beyond_limit<S>(),                                                        \
        "a forward prefetch of more units than LimitGathers leaves room for",                       \
-       "give ForwardPrefetch a depth below the number in LimitGathers")
+       "give ForwardPrefetch a depth below the number in LimitGathers")                            \
+  RULE(SX119, mixes_16_bits<S>(),                                                                  \
+       "bf16 and fp16 in one precision; what one holds overflows or vanishes in the other",        \
+       "use one of them, beside fp32")                                                             \
+  RULE(SX120, lacks_loss_scale<S>(),                                                               \
+       "fp16 without a loss scale; small gradients would vanish, large ones end the run",          \
+       "add DynamicLossScale or StaticLossScale, or use bf16")                                     \
+  RULE(SX121, names_moments_in_vain<S>(), "a dtype for moments with an optimizer that keeps none", \
+       "give the optimizer the dtype of the storage")
 
 namespace shardexpr {
 
@@ -103,9 +110,33 @@ inline constexpr auto rule_texts = std::to_array<RuleText>({
 
 namespace detail {
 template <class P>
-consteval bool all_fp32() {
-  return std::is_same_v<typename P::storage, fp32> && std::is_same_v<typename P::compute, fp32> &&
-         std::is_same_v<typename P::reduce, fp32> && std::is_same_v<typename P::optimizer, fp32>;
+using dtypes_of = list<typename P::storage, typename P::compute, typename P::reduce,
+                       typename P::gradient, typename P::optimizer>;
+template <class... T>
+consteval bool trains_in(list<T...>) {
+  return (is_one_of<T, fp32, bf16, fp16> && ...);
+}
+template <class S>
+consteval bool trains_in_all() {
+  return trains_in(dtypes_of<typename S::precision>{});
+}
+template <class T, class... Dtype>
+consteval bool is_among(list<Dtype...>) {
+  return is_one_of<T, Dtype...>;
+}
+template <class S>
+consteval bool mixes_16_bits() {
+  constexpr dtypes_of<typename S::precision> dtypes;
+  return is_among<bf16>(dtypes) && is_among<fp16>(dtypes);
+}
+template <class S>
+consteval bool lacks_loss_scale() {
+  return is_among<fp16>(dtypes_of<typename S::precision>{}) && !S::loss_scale::skips;
+}
+template <class S>
+consteval bool names_moments_in_vain() {
+  using P = typename S::precision;
+  return S::optimizer::moments == 0 && !std::is_same_v<typename P::optimizer, typename P::storage>;
 }
 
 template <class P>

@@ -3,6 +3,8 @@
 #include <shardexpr/policy/accumulation.hpp>
 #include <shardexpr/policy/axis.hpp>
 #include <shardexpr/policy/backend.hpp>
+#include <shardexpr/policy/clipping.hpp>
+#include <shardexpr/policy/loss_scale.hpp>
 #include <shardexpr/policy/optimizer.hpp>
 #include <shardexpr/policy/precision.hpp>
 #include <shardexpr/policy/prefetch.hpp>
@@ -36,9 +38,11 @@ struct Strategy {
   using gather_limit = on<axis::GatherLimit>;
   using wrap = on<axis::Wrap>;
   using accumulation = on<axis::Accumulation>;
+  using clipping = on<axis::Clipping>;
   using recompute = on<axis::Recompute>;
   using optimizer = on<axis::Optimizer>;
   using precision = on<axis::Precision>;
+  using loss_scale = on<axis::LossScale>;
   using device = typename on<axis::Device>::device;
   using communicator = typename on<axis::Communicator>::communicator;
 };
@@ -46,10 +50,11 @@ struct Strategy {
 namespace detail {
 
 // Adding an axis: its header, and its tag here.
-using Axes = list<axis::Sharding, axis::Reshard, axis::BackwardPrefetch, axis::ForwardPrefetch,
-                  axis::Persistence, axis::LiveLimit, axis::PrefetchLimit, axis::Reuse,
-                  axis::GatherLimit, axis::Wrap, axis::Accumulation, axis::Recompute,
-                  axis::Optimizer, axis::Precision, axis::Device, axis::Communicator>;
+using Axes =
+    list<axis::Sharding, axis::Reshard, axis::BackwardPrefetch, axis::ForwardPrefetch,
+         axis::Persistence, axis::LiveLimit, axis::PrefetchLimit, axis::Reuse, axis::GatherLimit,
+         axis::Wrap, axis::Accumulation, axis::Clipping, axis::Recompute, axis::Optimizer,
+         axis::Precision, axis::LossScale, axis::Device, axis::Communicator>;
 
 template <class Axes, class... Ps>
 struct grammar;

@@ -126,7 +126,7 @@ Outcome train(const Job& job, std::size_t* waits = nullptr) {
       if constexpr (requires { device.wait_count(); })
         if (waits != nullptr && comm.rank() == 0) *waits = device.wait_count();
       LabelledCpu::log = nullptr;
-      trainer.summon([&](const std::string&, sx::Tensor<const float> value) {
+      trainer.summon([&](const std::string&, auto value) {
         if (comm.rank() == 0)
           outcome.weights.insert(outcome.weights.end(), value.data, value.data + value.count());
       });
@@ -145,14 +145,16 @@ Outcome train(const Job& job, std::size_t* waits = nullptr) {
   return outcome;
 }
 
-/// The plainest strategy of a kind, to which the others are compared: by accumulation, and by shard
-/// group where the copies sum in two stages.
+/// The plainest strategy of a kind, to which the others are compared: by what changes arithmetic,
+/// which is accumulation, precision, clipping, loss scale, and the shard group where the copies sum
+/// in two stages.
 template <class S>
 struct reference {
   static constexpr std::size_t group = sx::detail::group_of<typename S::sharding>;
   using Sharding =
       std::conditional_t<group == 0, sx::NoShard, sx::HybridShardGradOp<group == 0 ? 2 : group>>;
-  using type = sx::StrategyOf<Sharding, typename S::accumulation>;
+  using type = sx::StrategyOf<Sharding, typename S::accumulation, typename S::precision,
+                              typename S::clipping, typename S::loss_scale>;
 };
 template <class S>
 const Outcome& reference_outcome(std::size_t world, std::size_t steps, std::size_t micro_batches) {

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/unit_names.hpp>
+#include <shardexpr/model/unit.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace shardexpr::detail {
+
+/// Finds the parameter whose reduced gradient is not finite, of several the last in forward order:
+/// backward carries what went wrong to those before it.
+///
+/// Order:   collective; every rank returns the same.
+/// Cost:    reads all gradients that the rank answers for; allocates. For errors.
+template <class M, class S>
+std::string parameter_not_finite(Core<M, S>& core) {
+  const Layout<M>& layout = core.layout;
+  // Parameters by their place in forward order, from 1; 0: none.
+  std::uint64_t place = 0, found = 0;
+  for (std::size_t u = 0; u < layout.unit_count(); ++u)
+    for (const ParameterLayout& parameter : layout.unit(u).parameters) {
+      ++place;
+      const FlatLayout& flat = layout.flat(parameter.flat);
+      if (parameter.is_tied || !flat.is_trainable) continue;
+      const auto part = core.state.part_of(core.state.gradients(parameter.flat), parameter.flat);
+      const std::size_t begin = core.mesh.shard().rank() * flat.part;
+      const std::size_t first = std::max(parameter.offset, begin);
+      const std::size_t last =
+          std::min(parameter.offset + parameter.spec.shape.count(), begin + flat.part);
+      for (std::size_t i = first; i < last; ++i)
+        if (!std::isfinite(static_cast<float>(part[i - begin]))) found = place;
+    }
+  auto all =
+      core.device->template allocate<std::uint64_t>(1 + core.mesh.world().size(), Purpose::other);
+  const Context<typename Core<M, S>::Device> on = core.begin(comm_stream, {"find not finite"});
+  on.run(reads(), writes(all.span().first(1)), [to = all.data(), found] { *to = found; });
+  core.mesh.world().all_gather(on, std::as_bytes(std::span<const std::uint64_t>{all.data(), 1}),
+                               std::as_writable_bytes(all.span().subspan(1)));
+  core.timeline.synchronize(comm_stream);
+  found = *std::max_element(all.data() + 1, all.data() + all.count());
+
+  std::string name = "no parameter alone";  // their squares overflow only together
+  place = 0;
+  Layout<M>::for_each_stage([&]<std::size_t St>() {
+    using Unit = typename M::Units::template Unit<St>;
+    for (std::size_t i = 0; i < layout.count(St); ++i)
+      for (const ParameterLayout& parameter : layout.unit(layout.first_unit(St) + i).parameters)
+        if (++place == found)
+          name = parameter_name<Unit>(i, parameter.spec) + " of unit " +
+                 name_of_unit(layout, layout.first_unit(St) + i);
+  });
+  return name;
+}
+
+}  // namespace shardexpr::detail

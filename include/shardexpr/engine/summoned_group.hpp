@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/cast.hpp>
+#include <shardexpr/engine/core.hpp>
+
+#include <cstddef>
+#include <span>
+
+namespace shardexpr::detail {
+
+/// The full parameters of a group in storage dtype, in memory of their own. Where units compute in
+/// another dtype, frozen parameters are cast from it: they are kept in no other.
+///
+/// Order:   construction and `spread` are collective; when they return, their work is done.
+/// Cost:    the group's padded elements, freed with the object.
+template <class M, class S>
+class SummonedGroup {
+  using Core = detail::Core<M, S>;
+  using Device = typename Core::Device;
+  using Storage = typename S::precision::storage;
+  using Compute = typename S::precision::compute;
+  static constexpr bool has_masters = computes_with_copy<typename S::precision>;
+
+ public:
+  SummonedGroup(Core& core, std::size_t g) : core_{&core}, g_{g} {
+    std::size_t count = 0;
+    core.layout.for_each_flat(g,
+                              [&](std::size_t, const FlatLayout& flat) { count += flat.padded; });
+    memory_ = core.device->template allocate<Storage>(count, Purpose::other);
+    const Context<Device> on = core.begin(comm_stream, {"summon", g});
+    core.layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if constexpr (has_masters)
+        if (flat.is_trainable) return collect(on, f, core.state.masters(f));
+      collect(on, f, core.state.parameters(f));
+    });
+    core.timeline.synchronize(comm_stream);
+  }
+  SummonedGroup(const SummonedGroup&) = delete;
+  SummonedGroup& operator=(const SummonedGroup&) = delete;
+
+  /// Every rank takes what `root` has here for its own.
+  void spread(std::size_t root) {
+    const Context<Device> on = core_->begin(comm_stream, {"write back", g_});
+    core_->layout.for_each_flat(g_, [&](std::size_t f, const FlatLayout& flat) {
+      core_->mesh.world().broadcast(on, full(f), root);
+      keep(on, f, core_->state.parameters(f));
+      if constexpr (has_masters)
+        if (flat.is_trainable) keep(on, f, core_->state.masters(f));
+    });
+    core_->timeline.synchronize(comm_stream);
+  }
+
+  /// Flat f, one of the group's.
+  std::span<Storage> full(std::size_t f) const {
+    std::size_t at = 0;
+    for (std::size_t before = core_->layout.group(g_).first_flat; before < f; ++before)
+      at += core_->layout.flat(before).padded;
+    return {memory_.data() + at, core_->layout.flat(f).padded};
+  }
+
+ private:
+  /// What this rank keeps of flat f, a part or all -> the whole.
+  template <class T>
+  void collect(const Context<Device>& on, std::size_t f, std::span<T> kept) {
+    const std::span<Storage> whole = full(f), mine = same_range(whole, f, kept);
+    cast(on, std::span<const T>{kept}, mine);
+    if (mine.size() < whole.size())
+      core_->mesh.shard().all_gather(on, std::span<const Storage>{mine}, whole);
+  }
+  template <class T>
+  void keep(const Context<Device>& on, std::size_t f, std::span<T> kept) {
+    cast(on, std::span<const Storage>{same_range(full(f), f, kept)}, kept);
+  }
+  template <class T>
+  std::span<Storage> same_range(std::span<Storage> whole, std::size_t f, std::span<T> kept) const {
+    return kept.size() == whole.size() ? whole : core_->state.part_of(whole, f);
+  }
+
+  Core* core_;
+  std::size_t g_;
+  typename Device::template Buffer<Storage> memory_;
+};
+
+}  // namespace shardexpr::detail
