@@ -6,7 +6,8 @@
 
 namespace shardexpr {
 
-/// When the gradients of a step's micro-batches are reduced. They are added up in the reduce dtype.
+/// When the gradients of a step's micro-batches are reduced. They are added up
+/// in the gradient dtype of the precision, full gradients in the reduce dtype.
 template <class P>
 concept AccumulationPolicy = OnAxis<P, axis::Accumulation> && requires {
   { P::reduce_each } -> std::convertible_to<bool>;
