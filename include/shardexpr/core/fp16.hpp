@@ -21,31 +21,32 @@ struct fp16 {
   SHARDEXPR_HOST_DEVICE constexpr explicit fp16(double value)
       : fp16{static_cast<float>(value)} {}  // rounds twice
   SHARDEXPR_HOST_DEVICE constexpr operator float() const {
-    const std::uint32_t sign = (bits & 0x8000u) << 16, x = bits & 0x7fffu;
-    const std::uint32_t normal = (x << 13) + rebias;
-    const std::uint32_t special = (normal + rebias) | (x > 0x7c00u ? 0x400000u : 0u);
-    const auto subnormal =
-        __builtin_bit_cast(std::uint32_t, static_cast<float>(static_cast<int>(x)) * 0x1p-24f);
-    const std::uint32_t magnitude = x < 0x400u ? subnormal : x < 0x7c00u ? normal : special;
-    return __builtin_bit_cast(float, sign | magnitude);
+    const std::uint32_t sign = (bits & 0x8000u) << 16, x = bits & 0x7fffu, exponent = x >> 10;
+    const std::uint32_t leading = exponent < 1u ? exponent : 1u;  // subnormals have none
+    const auto significand = static_cast<int>(leading << 10 | (x & 0x3ffu));
+    const std::uint32_t last_place = ((exponent > 1u ? exponent : 1u) + 102u) << 23;
+    const auto finite = __builtin_bit_cast(
+        std::uint32_t, static_cast<float>(significand) * __builtin_bit_cast(float, last_place));
+    const std::uint32_t beyond = x > 0x7bffu ? (127u - 15u) << 23 : 0u;  // to exponent 255
+    const std::uint32_t quiet = x > 0x7c00u ? 0x400000u : 0u;
+    return __builtin_bit_cast(float, sign | quiet | (finite + beyond));
   }
 
  private:
-  static constexpr std::uint32_t rebias = (127u - 15u) << 23;
-
+  // Beside a power of two whose last place is that of the result, a sum rounds as the result does.
+  // No value is chosen that a float operation makes: g++ would branch around it and not vectorize.
   SHARDEXPR_HOST_DEVICE static constexpr std::uint16_t rounded(float value) {
+    constexpr std::uint32_t smallest = (127u - 14u) << 23, infinity = (127u + 16u) << 23;
     const auto all = __builtin_bit_cast(std::uint32_t, value);
     const std::uint32_t sign = (all >> 16) & 0x8000u, x = all & 0x7fffffffu;
-    const std::uint32_t normal = (x - rebias + 0xfffu + ((x >> 13) & 1u)) >> 13;
-    const std::uint32_t special = x > 0x7f800000u ? 0x7e00u | ((x >> 13) & 0x3ffu) : 0x7c00u;
-    // Beside 0.5, whose last place weighs 2^-24, the sum rounds as a subnormal does.
-    constexpr std::uint32_t smallest_normal = (127u - 14u) << 23, half = 0x3f000000u;
-    const float small = __builtin_bit_cast(float, x < smallest_normal ? x : 0u);
-    const std::uint32_t subnormal = __builtin_bit_cast(std::uint32_t, small + 0.5f) - half;
-    const std::uint32_t magnitude = x < smallest_normal ? subnormal
-                                    : x < 0x47800000u   ? normal
-                                                        : special;
-    return static_cast<std::uint16_t>(sign | magnitude);
+    const std::uint32_t bounded = x < infinity ? x : infinity, power = bounded & 0x7f800000u;
+    const std::uint32_t exponent = power > smallest ? power : smallest;
+    const std::uint32_t beside = exponent + (13u << 23);
+    const auto sum = __builtin_bit_cast(
+        std::uint32_t, __builtin_bit_cast(float, bounded) + __builtin_bit_cast(float, beside));
+    const std::uint32_t magnitude = ((exponent - smallest) >> 13) + (sum - beside);
+    const std::uint32_t nan = x > 0x7f800000u ? 0x200u | ((x >> 13) & 0x3ffu) : 0u;
+    return static_cast<std::uint16_t>(sign | nan | magnitude);
   }
 };
 
