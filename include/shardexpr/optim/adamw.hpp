@@ -2,10 +2,10 @@
 #pragma once
 #include <shardexpr/core/fma.hpp>
 #include <shardexpr/core/macros.hpp>
+#include <shardexpr/optim/adam_moments.hpp>
 #include <shardexpr/optim/update.hpp>
 #include <shardexpr/policy/optimizer.hpp>
 
-#include <cmath>
 #include <cstddef>
 
 namespace shardexpr {
@@ -16,30 +16,18 @@ namespace shardexpr {
 class AdamWUpdate {
  public:
   AdamWUpdate(const AdamW::Options& options, std::size_t step)
-      : beta1_{options.beta1},
-        beta2_{options.beta2},
-        gain1_{static_cast<float>(1.0 - static_cast<double>(options.beta1))},
-        gain2_{static_cast<float>(1.0 - static_cast<double>(options.beta2))},
-        epsilon_{options.epsilon},
+      : moments_{options, step},
+        rate_{moments_.rate()},
         keep_{static_cast<float>(1.0 - static_cast<double>(options.learning_rate) *
-                                           static_cast<double>(options.weight_decay))} {
-    const double t = static_cast<double>(step);
-    rate_ = static_cast<float>(static_cast<double>(options.learning_rate) /
-                               (1.0 - std::pow(static_cast<double>(options.beta1), t)));
-    unbias2_ =
-        static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(static_cast<double>(options.beta2), t)));
-  }
+                                           static_cast<double>(options.weight_decay))} {}
 
   SHARDEXPR_HOST_DEVICE void operator()(float& p, float g, float* m) const {
-    m[0] = multiply_add(beta1_, m[0], gain1_ * g);
-    m[1] = multiply_add(beta2_, m[1], (gain2_ * g) * g);
-    const float deviation = multiply_add(__builtin_sqrtf(m[1]), unbias2_, epsilon_);
-    p = multiply_add(-rate_, m[0] / deviation, keep_ * p);
+    p = multiply_add(-rate_, moments_.direction(g, m), keep_ * p);
   }
 
  private:
-  float beta1_, beta2_, gain1_, gain2_, epsilon_, keep_;
-  float rate_ = 0, unbias2_ = 0;
+  detail::AdamMoments moments_;
+  float rate_, keep_;
 };
 
 }  // namespace shardexpr
