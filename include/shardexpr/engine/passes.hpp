@@ -5,8 +5,7 @@
 #include <shardexpr/engine/gathered_parameters.hpp>
 #include <shardexpr/engine/workspace.hpp>
 #include <shardexpr/model/pass.hpp>
-#include <shardexpr/optim/adamw.hpp>
-#include <shardexpr/optim/sgd.hpp>
+#include <shardexpr/optim/optimizers.hpp>
 
 #include <array>
 #include <cstddef>

@@ -64,16 +64,17 @@ class sharded {
   };
 
   /// Makes this rank's part of the model; no rank holds the whole unless the strategy says so.
+  ///
+  /// Errors:  ConfigError for options that the optimizer refuses, before anything is allocated.
   sharded(Device& device, Comm& comm, const Config& config, const Options& options = {})
       : config_{config},
-        options_{options},
+        options_{checked(options)},
         core_{device, comm, config, options.micro_batches},
         schedule_{core_.layout},
         passes_{core_, config_, options.micro_batches},
         summary_{core_, comm.size()},
         loop_{core_, passes_, options.micro_batches},
         scaler_{options.loss_scale} {
-    S::clipping::check(options.clipping);
     for_each_unit(
         [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
   }
@@ -224,7 +225,12 @@ class sharded {
   const Config& config() const { return config_; }
   const Options& options() const { return options_; }
   /// Takes effect in the next step; the same on every rank.
-  void set_learning_rate(float rate) { options_.optimizer.learning_rate = rate; }
+  /// Errors:  ConfigError for a rate that the optimizer refuses; the old one stays.
+  void set_learning_rate(float rate) {
+    Options changed = options_;
+    changed.optimizer.learning_rate = rate;
+    options_ = checked(changed);
+  }
   /// Optimizer steps taken.
   std::size_t steps() const { return steps_; }
   /// By what the next step multiplies its loss; 1 without a loss scale.
@@ -266,6 +272,13 @@ class sharded {
       last(*groups[g]);
       groups[g].reset();
     });
+  }
+
+  static const Options& checked(const Options& options) {
+    detail::check_options<typename S::optimizer>(options.optimizer);
+    detail::check_options<typename S::clipping>(options.clipping);
+    detail::check_options<typename S::loss_scale>(options.loss_scale);
+    return options;
   }
 
   /// `losses`: how many were added up. The host waits at the end alone: what is decided on the way
