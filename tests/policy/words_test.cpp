@@ -112,7 +112,7 @@ TEST_CASE("a dynamic scale stops at its least, and then says so") {
 
 template <class Policy>
 void refuse(typename Policy::Options options) {
-  CHECK_THROWS_AS(typename Policy::Scaler{options}, sx::ConfigError);
+  CHECK_THROWS_AS(Policy::check(options), sx::ConfigError);
 }
 TEST_CASE("scales and clips out of range are refused") {
   using Dynamic = sx::DynamicLossScale;
@@ -127,7 +127,7 @@ TEST_CASE("scales and clips out of range are refused") {
   refuse<Dynamic>({.growth_interval = 0});
   refuse<Dynamic>({.hysteresis = 0});
   refuse<Dynamic>({.least_scale = 0});
-  CHECK_NOTHROW(Dynamic::Scaler{Dynamic::Options{}});
+  CHECK_NOTHROW(Dynamic::check({}));
   CHECK_THROWS_AS(sx::ClipNorm::check({.max_norm = 0}), sx::ConfigError);
   CHECK_THROWS_AS(sx::ClipNorm::check({.max_norm = std::numeric_limits<float>::quiet_NaN()}),
                   sx::ConfigError);

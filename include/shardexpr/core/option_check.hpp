@@ -41,4 +41,15 @@ class OptionCheck {
   std::string whose_;
 };
 
+namespace detail {
+
+/// Refuses options that the policy refuses, if it says so.
+template <class P>
+void check_options(const typename P::Options& options) {
+  if constexpr (
+      requires { &P::check; } || requires { P::check(options); })
+    P::check(options);
+}
+
+}  // namespace detail
 }  // namespace shardexpr

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <shardexpr/core/error.hpp>
+#include <shardexpr/core/option_check.hpp>
 #include <shardexpr/policy/axis.hpp>
 
 #include <concepts>
 #include <limits>
-#include <string>
 
 namespace shardexpr {
 
 /// How a step's gradients are held down before the update. Its values are given at run time as
 /// `Options`. Each gradient, averaged and without loss scale, is multiplied by `factor(options,
-/// norm)`, norm being the global L2 norm, and then held to [-limit(options), limit(options)].
+/// norm)`, norm being the global L2 norm, and then held to [-limit(options), limit(options)]. It
+/// may have `static void check(const Options&)`, as an optimizer.
 template <class P>
 concept ClippingPolicy = OnAxis<P, axis::Clipping> &&
     requires(const typename P::Options& options, double norm) {
   { P::factor(options, norm) } -> std::convertible_to<double>;
   { P::limit(options) } -> std::convertible_to<float>;
-  P::check(options);  // throws ConfigError
 };
 
 /// Gradients as they are.
@@ -26,7 +25,6 @@ struct ClipNone {
   struct Options {};
   static constexpr double factor(const Options&, double) { return 1; }
   static constexpr float limit(const Options&) { return std::numeric_limits<float>::infinity(); }
-  static void check(const Options&) {}
 };
 
 /// All gradients are scaled so that their global norm is at most `max_norm`: by
@@ -43,9 +41,8 @@ struct ClipNorm {
   }
   static constexpr float limit(const Options&) { return std::numeric_limits<float>::infinity(); }
   static void check(const Options& options) {
-    if (!(options.max_norm > 0))
-      throw ConfigError("ClipNorm: max_norm is " + std::to_string(options.max_norm) +
-                        ", it must be above 0");
+    OptionCheck{"ClipNorm"}.require(options.max_norm > 0, "max_norm", options.max_norm,
+                                    "one above 0");
   }
 };
 
@@ -59,9 +56,8 @@ struct ClipValue {
   static constexpr double factor(const Options&, double) { return 1; }
   static constexpr float limit(const Options& options) { return options.max_value; }
   static void check(const Options& options) {
-    if (!(options.max_value > 0))
-      throw ConfigError("ClipValue: max_value is " + std::to_string(options.max_value) +
-                        ", it must be above 0");
+    OptionCheck{"ClipValue"}.require(options.max_value > 0, "max_value", options.max_value,
+                                     "one above 0");
   }
 };
 

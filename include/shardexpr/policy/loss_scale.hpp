@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <shardexpr/core/error.hpp>
+#include <shardexpr/core/option_check.hpp>
 #include <shardexpr/policy/axis.hpp>
 
 #include <cmath>
@@ -16,7 +16,8 @@ namespace shardexpr {
 /// they are, on every rank, and the result says so; else such a step is an error.
 ///
 /// `Scaler` is the scale's state, made of the options: `scale()` for the next step, and
-/// `update(is_finite)` behind each.
+/// `update(is_finite)` behind each. The policy may have `static void check(const Options&)`, as an
+/// optimizer.
 template <class P>
 concept LossScalePolicy = OnAxis<P, axis::LossScale> &&
     std::constructible_from<typename P::Scaler, const typename P::Options&> &&
@@ -45,13 +46,12 @@ struct StaticLossScale {
   struct Options {
     float scale = 65536;
   };
+  static void check(const Options& options) {
+    OptionCheck{"StaticLossScale"}.above_zero("scale", options.scale);
+  }
   class Scaler {
    public:
-    explicit Scaler(const Options& options) : scale_{options.scale} {
-      if (!(scale_ > 0) || std::isinf(scale_))
-        throw ConfigError("StaticLossScale: scale is " + std::to_string(scale_) +
-                          ", it must be above 0 and finite");
-    }
+    explicit Scaler(const Options& options) : scale_{options.scale} {}
     float scale() const { return scale_; }
     void update(bool) {}
 
@@ -76,23 +76,22 @@ struct DynamicLossScale {
     std::size_t hysteresis = 1;  ///< the n-th overflow lowers the scale; growth restores it
     float least_scale = 1;
   };
+  static void check(const Options& o) {
+    const OptionCheck check{"DynamicLossScale"};
+    check.above_zero("least_scale", o.least_scale);
+    check.require(o.initial_scale >= o.least_scale && std::isfinite(o.initial_scale),
+                  "initial_scale", o.initial_scale, "a finite one, not below least_scale");
+    check.require(o.growth_factor >= 1 && std::isfinite(o.growth_factor), "growth_factor",
+                  o.growth_factor, "a finite one, at least 1");
+    check.require(o.backoff_factor > 0 && o.backoff_factor < 1, "backoff_factor", o.backoff_factor,
+                  "one between 0 and 1");
+    check.require(o.growth_interval != 0, "growth_interval", 0, "at least 1");
+    check.require(o.hysteresis != 0, "hysteresis", 0, "at least 1");
+  }
   class Scaler {
    public:
     explicit Scaler(const Options& options)
-        : options_{options}, scale_{options.initial_scale}, patience_{options.hysteresis} {
-      const auto refuse = [](const char* what) {
-        throw ConfigError("DynamicLossScale: " + std::string{what});
-      };
-      if (!(options.least_scale > 0)) refuse("least_scale must be above 0");
-      if (!(scale_ >= options.least_scale) || std::isinf(scale_))
-        refuse("initial_scale must be finite and not below least_scale");
-      if (!(options.growth_factor >= 1) || std::isinf(options.growth_factor))
-        refuse("growth_factor must be finite and at least 1");
-      if (!(options.backoff_factor > 0 && options.backoff_factor < 1))
-        refuse("backoff_factor must be between 0 and 1");
-      if (options.growth_interval == 0) refuse("growth_interval must be at least 1");
-      if (options.hysteresis == 0) refuse("hysteresis must be at least 1");
-    }
+        : options_{options}, scale_{options.initial_scale}, patience_{options.hysteresis} {}
     float scale() const { return scale_; }
     void update(bool is_finite) {
       if (is_finite) {

@@ -37,14 +37,6 @@ void check_adam(const char* name, const Options& o) {
   check.at_least_zero("weight_decay", o.weight_decay);
 }
 
-/// Refuses options that the policy refuses, if it says so.
-template <class P>
-void check_options(const typename P::Options& options) {
-  if constexpr (
-      requires { &P::check; } || requires { P::check(options); })
-    P::check(options);
-}
-
 }  // namespace detail
 
 /// Adam with decoupled weight decay: two moments an element. `torch.optim.AdamW`.
