@@ -214,11 +214,14 @@ TEST_CASE("order is transitive, through streams and through the host") {
 TEST_CASE("every operation is checked") {
   Rig r{Execution::asynchronous};
   auto y = r.device.allocate<float>(256, Purpose::other);
+  auto z = r.device.allocate<bf16>(256, Purpose::other);
   ExactSum sum, another;
   r.write(r.a, r.x.span());
   const std::span<const float> x = r.x.span();
   CHECK(race_of([&] { r.device.copy(r.b, x, y.span()); }) != "");
   CHECK(race_of([&] { r.device.copy(r.b, std::span<const float>{y.span()}, r.x.span()); }) != "");
+  CHECK(race_of([&] { r.device.cast(r.b, x, z.span()); }) != "");
+  CHECK(race_of([&] { r.device.cast(r.b, std::span<const bf16>{z.span()}, r.x.span()); }) != "");
   CHECK(race_of([&] { r.device.fill_zero(r.b, r.x.span()); }) != "");
   CHECK(race_of([&] { r.device.sum_squares(r.b, x, &sum); }) != "");
   CHECK(race_of([&] { r.device.for_each(r.b, 1, reads(x), writes(), [](std::size_t) {}); }) != "");
@@ -229,6 +232,8 @@ TEST_CASE("every operation is checked") {
   r.device.sum_squares(r.a, x, &sum);
   CHECK(race_of([&] { r.device.sum_squares(r.b, std::span<const float>{y.span()}, &sum); }) != "");
   r.device.sum_squares(r.b, std::span<const float>{y.span()}, &another);
+  r.device.cast(r.b, std::span<const float>{y.span()}, z.span());
+  CHECK(race_of([&] { r.device.fill_zero(r.c, z.span().last(1)); }) != "");
   r.device.synchronize(r.a);
   r.device.synchronize(r.b);
 }

@@ -98,6 +98,32 @@ TEST_CASE("Cpu copy: sizes around the streaming threshold, any offset") {
       }
 }
 
+TEST_CASE_TEMPLATE("Cpu cast: what the dtypes convert, within what it names", To, bf16, fp16, float,
+                   double) {
+  Cpu device;
+  Cpu::Stream stream;
+  std::mt19937_64 random{8};
+  std::vector<float> from(1000);
+  for (float& x : from) x = std::ldexp(static_cast<float>(random() % 4001) - 2000.0f, -12);
+  for (std::size_t count : {0, 1, 31, 500, 998}) {
+    std::vector<To> to(1000, To(7.0f));
+    device.cast(stream, std::span<const float>{from}.subspan(2, count),
+                std::span{to}.subspan(1, count));
+    std::vector<float> back(1000, 9.0f);
+    device.cast(stream, std::span<const To>{to}.subspan(1, count),
+                std::span{back}.subspan(1, count));
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < 1000; ++i) {
+      const bool is_named = i >= 1 && i < 1 + count;
+      const To expected = is_named ? static_cast<To>(from[i + 1]) : To(7.0f);
+      wrong += to[i] != expected;
+      wrong += back[i] != (is_named ? static_cast<float>(expected) : 9.0f);
+    }
+    CAPTURE(count);
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("Cpu fill_zero and for_each touch what they name") {
   Cpu device;
   Cpu::Stream stream;

@@ -100,15 +100,18 @@ TEST_CASE("every operation of the device goes through its stream") {
   Watchdog watchdog{"operations"};
   Rig rig;
   std::vector<float> x(100), y(100, 7.0f);
+  std::vector<fp16> narrow(100);
   ExactSum sum;
   rig.run(rig.a, [] { sleep_ms(10); });
   rig.device.for_each(rig.a, x.size(), reads(), writes(std::span{x}),
                       [data = x.data()](std::size_t i) { data[i] = static_cast<float>(i); });
   rig.device.copy(rig.a, std::span<const float>{x}, std::span{y});
+  rig.device.cast(rig.a, std::span<const float>{y}, std::span{narrow});
   rig.device.fill_zero(rig.a, std::span{x}.first(50));
   rig.device.sum_squares(rig.a, std::span<const float>{x}, &sum);
   rig.device.synchronize(rig.a);
   CHECK(y[10] == 10.0f);
+  CHECK(narrow[10] == 10.0f);
   CHECK(x[10] == 0.0f);
   CHECK(x[60] == 60.0f);
   double expected = 0;

@@ -83,6 +83,10 @@ void copying(const Context<D>& ctx, std::span<const float> from, std::span<float
   ctx.device.copy(ctx.stream, from, to);
 }
 template <class D>
+void casting(const Context<D>& ctx, std::span<const float> from, std::span<bf16> to) {
+  ctx.device.cast(ctx.stream, from, to);
+}
+template <class D>
 void squares(const Context<D>& ctx, std::span<const float> x, ExactSum* sum) {
   ctx.device.sum_squares(ctx.stream, x, sum);
 }
@@ -134,20 +138,25 @@ TEST_CASE_TEMPLATE("every kind of operation does what the device does, in one sl
   Traced<D> device{trace, 2};
   typename Traced<D>::Stream stream{device, "s"};
   std::vector<float> from{3, 4}, to(2), ones{1, 1};
+  std::vector<bf16> narrow(2);
   ExactSum sum;
   int runs = 0;
   const Context<Traced<D>> ctx{device, stream};
   fill(ctx, ones);
   copying(ctx, from, to);
+  casting(ctx, from, narrow);
   squares(ctx, from, &sum);
   running(ctx, runs);
   each(ctx, to.data());
   device.synchronize(stream);
   CHECK(ones == std::vector<float>{0, 0});
   CHECK(to == std::vector<float>{4, 5});
+  CHECK(narrow[0] == 3);
+  CHECK(narrow[1] == 4);
   CHECK(sum.value() == 25);
   CHECK(runs == 1);
-  CHECK(TraceEvents{json_of(trace)}.stream(2, "s").text() == "fill copying squares running each");
+  CHECK(TraceEvents{json_of(trace)}.stream(2, "s").text() ==
+        "fill copying casting squares running each");
 }
 
 TEST_CASE("what is recorded is the running, not the enqueueing") {

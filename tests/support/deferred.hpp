@@ -47,6 +47,11 @@ class Deferred : public shardexpr::Cpu {
   void copy(Stream& stream, std::span<const T> from, std::span<T> to, Where = Where::current()) {
     stream.work.emplace_back([=, this] { Cpu::copy(now_, from, to); });
   }
+  template <class From, class To>
+  void cast(Stream& stream, std::span<const From> from, std::span<To> to,
+            Where = Where::current()) {
+    stream.work.emplace_back([=, this] { Cpu::cast(now_, from, to); });
+  }
   template <class T>
   void fill_zero(Stream& stream, std::span<T> to, Where = Where::current()) {
     stream.work.emplace_back([=, this] { Cpu::fill_zero(now_, to); });

@@ -178,6 +178,12 @@ class Checked {
     admit(stream, reads(from), writes(to), where);
     device_.copy(stream.owned_, from, to, where);
   }
+  template <class From, class To>
+  void cast(Stream& stream, std::span<const From> from, std::span<To> to,
+            SourceLocation where = SourceLocation::current()) {
+    admit(stream, reads(from), writes(to), where);
+    device_.cast(stream.owned_, from, to, where);
+  }
   template <class T>
   void fill_zero(Stream& stream, std::span<T> to,
                  SourceLocation where = SourceLocation::current()) {

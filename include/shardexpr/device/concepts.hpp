@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/core/source_location.hpp>
 #include <shardexpr/device/access.hpp>
@@ -37,7 +38,8 @@ struct AnyWork {
 ///          destructors.
 template <class D>
 concept Device = requires(D& device, typename D::Stream& stream, typename D::Event& event,
-                          std::span<const float> from, std::span<float> to, ExactSum* sum) {
+                          std::span<const float> from, std::span<float> to, std::span<bf16> rounded,
+                          ExactSum* sum) {
   requires std::constructible_from<typename D::Stream, D&, std::string_view>;
   {
     device.template allocate<float>(std::size_t{1}, Purpose::other).data()
@@ -45,6 +47,7 @@ concept Device = requires(D& device, typename D::Stream& stream, typename D::Eve
   device.run(stream, reads(from), writes(to), detail::AnyWork{});
   device.for_each(stream, std::size_t{1}, reads(from), writes(to), detail::AnyWork{});
   device.copy(stream, from, to);
+  device.cast(stream, from, rounded);
   device.fill_zero(stream, to);
   device.sum_squares(stream, from, sum);
   device.record(event, stream);

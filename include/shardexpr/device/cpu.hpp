@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/bytes.hpp>
+#include <shardexpr/core/convert.hpp>
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/core/loop.hpp>
 #include <shardexpr/core/source_location.hpp>
@@ -167,6 +168,19 @@ class Cpu {
     run(
         stream, reads(from), writes(to),
         [=] { detail::copy_bytes(to.data(), from.data(), from.size_bytes()); }, where);
+  }
+
+  /// Copies `from` to `to`, equally long and disjoint, from one dtype to another: through fp32,
+  /// rounded to nearest, ties to even.
+  template <class From, class To>
+  void cast(Stream& stream, std::span<const From> from, std::span<To> to,
+            SourceLocation where = SourceLocation::current()) {
+    if constexpr (std::is_same_v<From, To>)
+      copy(stream, from, to, where);
+    else
+      run(
+          stream, reads(from), writes(to),
+          [=] { detail::convert(from.data(), to.data(), from.size()); }, where);
   }
 
   template <class T>

@@ -106,6 +106,11 @@ class Traced {
             SourceLocation where = SourceLocation::current()) {
     between(stream, where, [&] { device_.copy(stream.inner_, from, to, where); });
   }
+  template <class From, class To>
+  void cast(Stream& stream, std::span<const From> from, std::span<To> to,
+            SourceLocation where = SourceLocation::current()) {
+    between(stream, where, [&] { device_.cast(stream.inner_, from, to, where); });
+  }
   template <class T>
   void fill_zero(Stream& stream, std::span<T> to,
                  SourceLocation where = SourceLocation::current()) {
