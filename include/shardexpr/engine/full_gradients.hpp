@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/arena.hpp>
-#include <shardexpr/engine/cast.hpp>
 #include <shardexpr/engine/core.hpp>
 
 #include <cstddef>
@@ -82,9 +81,9 @@ class FullGradients {
         const std::span<Kept> kept = core_->state.updated_gradients(f);
         const std::span<G> values =
             casts_gradients<S> ? copies_staging_.span().first(kept.size()) : as_reduced(kept);
-        if (casts_gradients<S>) cast(on, std::span<const Kept>{kept}, values);
+        if (casts_gradients<S>) on.device.cast(on.stream, std::span<const Kept>{kept}, values);
         core_->mesh.copies().all_reduce(on, values, Reduction::mean);
-        if (casts_gradients<S>) cast(on, std::span<const G>{values}, kept);
+        if (casts_gradients<S>) on.device.cast(on.stream, std::span<const G>{values}, kept);
       });
       groups_[g].reduced = core_->timeline.mark(copies_stream);
     }
@@ -139,7 +138,7 @@ class FullGradients {
   /// from -> kept, or kept + from -> kept.
   static void keep(const Context<Device>& on, std::span<const G> from, std::span<Kept> kept,
                    bool adds) {
-    if (!adds) return cast(on, from, kept);
+    if (!adds) return on.device.cast(on.stream, from, kept);
     on.for_each(kept.size(), reads(from, kept), writes(kept),
                 [from = from.data(), to = kept.data()](std::size_t i) {
                   to[i] =

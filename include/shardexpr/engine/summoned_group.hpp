@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <shardexpr/engine/cast.hpp>
 #include <shardexpr/engine/core.hpp>
 
 #include <cstddef>
@@ -63,13 +62,13 @@ class SummonedGroup {
   template <class T>
   void collect(const Context<Device>& on, std::size_t f, std::span<T> kept) {
     const std::span<Storage> whole = full(f), mine = same_range(whole, f, kept);
-    cast(on, std::span<const T>{kept}, mine);
+    on.device.cast(on.stream, std::span<const T>{kept}, mine);
     if (mine.size() < whole.size())
       core_->mesh.shard().all_gather(on, std::span<const Storage>{mine}, whole);
   }
   template <class T>
   void keep(const Context<Device>& on, std::size_t f, std::span<T> kept) {
-    cast(on, std::span<const Storage>{same_range(full(f), f, kept)}, kept);
+    on.device.cast(on.stream, std::span<const Storage>{same_range(full(f), f, kept)}, kept);
   }
   template <class T>
   std::span<Storage> same_range(std::span<Storage> whole, std::size_t f, std::span<T> kept) const {
