@@ -37,6 +37,7 @@ template <class Trainer>
 sx::Plan plan_for(const Options& o) {
   if (std::is_same_v<typename Trainer::Strategy::communicator, sx::Solo> && o.ranks != 1)
     throw BadInput("the strategy runs over Solo, one rank; give --ranks 1");
+  (void)trainer_options<Trainer>(o);  // refuses what no policy takes
   // A plan counts in 64 bits, which an absurd job overflows; what blocks hand on alone is too much.
   const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);

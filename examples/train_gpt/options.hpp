@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -20,6 +21,7 @@ struct Options {
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
               accumulate = 1;
   float lr = 1e-3f;
+  std::optional<float> clip, weight_decay, loss_scale;
   std::uint64_t seed = 1;
   bool quiet = false, help = false, list = false, compare = false, async = false;
 };
@@ -38,7 +40,10 @@ inline constexpr std::string_view usage =
     "  --context N       tokens a sequence (128)\n"
     "  --batch N         sequences a rank and step (8)\n"
     "  --accumulate N    micro-batches a step; their gradients are averaged (1)\n"
-    "  --lr X            learning rate of AdamW (0.001)\n"
+    "  --lr X            learning rate (0.001)\n"
+    "  --weight-decay X  of the optimizer (its default)\n"
+    "  --clip X          most that the gradients' norm, or each gradient, may be (no limit)\n"
+    "  --loss-scale X    of a strategy that has one: the scale, or the first (65536)\n"
     "  --seed N          of the initial weights and the order of the data (1)\n"
     "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
     "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n"
@@ -106,6 +111,12 @@ inline Options parse_options(int argc, char** argv) {
       number(o.accumulate);
     else if (name == "--lr")
       number(o.lr);
+    else if (name == "--weight-decay")
+      number(o.weight_decay.emplace());
+    else if (name == "--clip")
+      number(o.clip.emplace());
+    else if (name == "--loss-scale")
+      number(o.loss_scale.emplace());
     else if (name == "--seed")
       number(o.seed);
     else if (name == "--async")

@@ -87,7 +87,9 @@ class Log {
             std::size_t sent_bytes) {
     write("{\"event\":\"step\",\"step\":" + std::to_string(step) + field("loss", result.loss) +
           field("grad_norm", result.gradient_norm) + field("tokens_per_s", tokens_per_s) +
-          field("sent_bytes", sent_bytes) + "}");
+          field("sent_bytes", sent_bytes) +
+          field("loss_scale", static_cast<double>(result.loss_scale)) +
+          field("skipped", std::size_t{result.is_skipped}) + "}");
   }
   void end(double loss, const Measured& measured) {
     write("{\"event\":\"end\"" + field("loss", loss) +

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -61,6 +62,47 @@ D make_device(const Options& o, Before&&... before) {
     return D(std::forward<Before>(before)...);
 }
 
+/// What the command line says of the values that the strategy's policies take.
+/// Errors:  BadInput for a value that no policy of the strategy takes; ConfigError for one out of
+///          its range.
+template <class Trainer>
+typename Trainer::Options trainer_options(const Options& o) {
+  typename Trainer::Options options;
+  options.optimizer.learning_rate = o.lr;
+  options.seed = o.seed;
+  options.micro_batches = o.accumulate;
+  if constexpr (requires { options.optimizer.weight_decay; })
+    options.optimizer.weight_decay = o.weight_decay.value_or(options.optimizer.weight_decay);
+  else if (o.weight_decay)
+    throw BadInput("--weight-decay: the strategy's optimizer has none; leave it out");
+  const float limit = o.clip.value_or(std::numeric_limits<float>::infinity());
+  if constexpr (requires { options.clipping.max_norm; })
+    options.clipping.max_norm = limit;
+  else if constexpr (requires { options.clipping.max_value; })
+    options.clipping.max_value = limit;
+  else if (o.clip)
+    throw BadInput("--clip: the strategy does not clip; give it ClipNorm or ClipValue");
+  if constexpr (requires { options.loss_scale.scale; })
+    options.loss_scale.scale = o.loss_scale.value_or(options.loss_scale.scale);
+  else if constexpr (requires { options.loss_scale.initial_scale; })
+    options.loss_scale.initial_scale = o.loss_scale.value_or(options.loss_scale.initial_scale);
+  else if (o.loss_scale)
+    throw BadInput(
+        "--loss-scale: the strategy has none; give it StaticLossScale or DynamicLossScale");
+  Trainer::check(options);
+  return options;
+}
+
+/// A step; what diverges says what to do about it here.
+template <class Trainer>
+sx::StepResult take_step(Trainer& trainer, const std::vector<sx::GptBatch>& batches) {
+  try {
+    return trainer.step(std::span<const sx::GptBatch>{batches});
+  } catch (const sx::NotFiniteError& error) {
+    throw sx::NotFiniteError(std::string{error.what()} + "; or lower --lr");
+  }
+}
+
 /// Trains over `o.ranks` ranks, each on its `make(rank)`; rank 0 writes the log and the progress.
 template <class Trainer, class Make>
 Result train_on(const Options& o, const Text& text, Log& log, Make make) {
@@ -69,11 +111,7 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
   Result out;
   run_ranks<typename Trainer::Strategy::communicator>(o.ranks, [&](auto& comm) {
     DeviceOf<Trainer> device = make(comm.rank());
-    typename Trainer::Options options;
-    options.optimizer.learning_rate = o.lr;
-    options.seed = o.seed;
-    options.micro_batches = o.accumulate;
-    Trainer trainer{device, comm, config, options};
+    Trainer trainer{device, comm, config, trainer_options<Trainer>(o)};
     std::vector<std::vector<std::int32_t>> tokens(o.accumulate), targets(o.accumulate);
     std::vector<sx::GptBatch> batches;
     for (std::size_t m = 0; m < o.accumulate; ++m) {
@@ -89,10 +127,9 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       for (std::size_t m = 0; m < o.accumulate; ++m)
         text.sample(o.seed, (step - 1) * o.accumulate + m + 1, comm.rank(), o.batch, o.context,
                     tokens[m], targets[m]);
-      const sx::StepResult result = trainer.step(std::span<const sx::GptBatch>{batches});
-      if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm))
-        throw sx::Error("loss or gradient is not finite at step " + std::to_string(step) +
-                        "; lower --lr");
+      const sx::StepResult result = take_step(trainer, batches);
+      if (!std::isfinite(result.loss) && !result.is_skipped)
+        throw sx::Error("the loss is not finite at step " + std::to_string(step) + "; lower --lr");
       if (!speaks) continue;
       const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
       const double tokens_per_s =

@@ -106,7 +106,10 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
       double loss = 0;
       for (std::size_t step = 1; step <= steps; ++step) {
         const Json event = Json::parse(lines[step]);
-        CHECK(event.names() == "event step loss grad_norm tokens_per_s sent_bytes");
+        CHECK(event.names() ==
+              "event step loss grad_norm tokens_per_s sent_bytes loss_scale skipped");
+        CHECK(event["loss_scale"].real() == 1);
+        CHECK(event["skipped"].count() == 0);
         CHECK(event["event"].string() == "step");
         CHECK(event["step"].count() == step);
         CHECK(event["grad_norm"].real() > 0);

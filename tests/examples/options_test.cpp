@@ -133,6 +133,16 @@ TEST_CASE("options") {
   CHECK(train({"--ranks", "0", "--ranks", "1"}).status == 0);
 }
 
+TEST_CASE("values that a policy takes, and those that none of the strategy's takes") {
+  check_refuses({"--clip", "0"}, "ClipNorm: max_norm is 0; give one above 0");
+  check_refuses({"--clip", "nan"}, "ClipNorm: max_norm is nan; give one above 0");
+  check_refuses({"--clip", "tight"}, "--clip takes a number, got 'tight'");
+  check_refuses({"--weight-decay", "-1"}, "AdamW: weight_decay is -1; give a finite one, at least");
+  check_refuses({"--loss-scale", "8"}, "--loss-scale: the strategy has none; give it Static");
+  for (const char* name : {"--clip", "--weight-decay", "--loss-scale"})
+    check_refuses({name}, std::string(name) + " takes a value; see --help");
+}
+
 TEST_CASE("a job too big for memory: refused with numbers, before allocating") {
   check_refuses({"--embed", "100000"}, "the job needs ");
   check_refuses({"--embed", "100000"}, " (2 ranks of ");
@@ -195,9 +205,11 @@ TEST_CASE("--help names every option") {
   const Ended ended = run({TRAIN_GPT, "--help"});
   CHECK(ended.status == 0);
   CHECK(ended.err == "");
-  for (const char* name : {"--data", "--ranks", "--steps", "--layers", "--heads", "--embed",
-                           "--context", "--batch", "--lr", "--seed", "--log", "--trace", "--quiet",
-                           "--help", "--list", "--strategy", "--compare"}) {
+  for (const char* name :
+       {"--data",     "--ranks",   "--steps", "--layers",       "--heads",
+        "--embed",    "--context", "--batch", "--lr",           "--seed",
+        "--log",      "--trace",   "--quiet", "--help",         "--list",
+        "--strategy", "--compare", "--clip",  "--weight-decay", "--loss-scale"}) {
     CAPTURE(name);
     CHECK(ended.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   }
@@ -217,7 +229,8 @@ TEST_CASE("--list: each name with its type") {
     CHECK(type.starts_with("Sharded<Gpt, "));
     CHECK(type.ends_with(", On<Cpu>, Over<Threads>>"));
     if (line.starts_with("full_shard "))
-      CHECK(type == "Sharded<Gpt, FullShard, AdamW, FullPrecision, On<Cpu>, Over<Threads>>");
+      CHECK(type ==
+            "Sharded<Gpt, FullShard, ClipNorm, AdamW, FullPrecision, On<Cpu>, Over<Threads>>");
     // The name picks the strategy, whose type the run prints.
     const Ended ran = train({"--strategy", line.substr(0, space)});
     CHECK(ran.status == 0);

@@ -66,6 +66,7 @@ struct Refused : Report<decltype(Broken), Broken> {
   template <class Device, class Comm>
   Refused(Device&, Comm&, Anything = {}, Anything = {}) {}
 
+  static void check(const Options&) {}
   StepResult step(Anything = {}) { return {}; }
   double evaluate(Anything = {}) { return 0; }
   void summon(Anything = {}, Anything = {}) {}

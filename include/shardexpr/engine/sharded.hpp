@@ -63,6 +63,14 @@ class sharded {
     std::size_t micro_batches = 1;  ///< of a step; their gradients are averaged
   };
 
+  /// Refuses options that a policy refuses, as the constructor does, before anything is made.
+  /// Errors:  ConfigError, one line that names policy, option, value and range.
+  static void check(const Options& options) {
+    detail::check_options<typename S::optimizer>(options.optimizer);
+    detail::check_options<typename S::clipping>(options.clipping);
+    detail::check_options<typename S::loss_scale>(options.loss_scale);
+  }
+
   /// Makes this rank's part of the model; no rank holds the whole unless the strategy says so.
   ///
   /// Errors:  ConfigError for options that the optimizer refuses, before anything is allocated.
@@ -275,9 +283,7 @@ class sharded {
   }
 
   static const Options& checked(const Options& options) {
-    detail::check_options<typename S::optimizer>(options.optimizer);
-    detail::check_options<typename S::clipping>(options.clipping);
-    detail::check_options<typename S::loss_scale>(options.loss_scale);
+    check(options);
     return options;
   }
 

@@ -4,6 +4,7 @@
 #include <shardexpr/engine/sharded.hpp>
 
 #include <string>
+#include <type_traits>
 
 namespace shardexpr {
 
@@ -20,11 +21,32 @@ consteval bool goes_without_saying() {
   else  // a default depends on sharding, wrap and prefetch limit alone, never on its own axis
     return std::is_same_v<P, typename standard_of<axis_traits<Axis>, Ps...>::type>;
 }
+template <class P>
+struct name_of_policy {
+  static std::string get() { return type_name<P>(); }
+};
+// By the shortest of its names, with the dtypes' own.
+template <class Storage, class Compute, class Reduce, class Optimizer>
+struct name_of_policy<Precision<Storage, Compute, Reduce, Optimizer>> {
+  static std::string get() {
+    using P = Precision<Storage, Compute, Reduce, Optimizer>;
+    const auto list = [](auto... names) {
+      std::string all;
+      ((all += (all.empty() ? "" : ", ") + std::string{names}), ...);
+      return "<" + all + ">";
+    };
+    if (std::is_same_v<P, FullPrecision>) return "FullPrecision";
+    if (std::is_same_v<P, MixedPrecision<Compute, Reduce>>)
+      return "MixedPrecision" + list(dtype_name<Compute>, dtype_name<Reduce>);
+    return "Precision" + list(dtype_name<Storage>, dtype_name<Compute>, dtype_name<Reduce>,
+                              dtype_name<Optimizer>);
+  }
+};
 template <class M, class... Ps>
 struct name_of_trainer<sharded<M, Strategy<Ps...>>> {
   static std::string get() {
     std::string name = "Sharded<" + type_name<M>();
-    ((name += goes_without_saying<Ps, Ps...>() ? "" : ", " + type_name<Ps>()), ...);
+    ((name += goes_without_saying<Ps, Ps...>() ? "" : ", " + name_of_policy<Ps>::get()), ...);
     return name + ">";
   }
 };
