@@ -34,6 +34,8 @@ T value(std::uint64_t seed, std::size_t rank, std::size_t i) {
   if constexpr (std::is_floating_point_v<T>) {
     const T unit = static_cast<T>(static_cast<std::int64_t>(bits >> 16) - (std::int64_t{1} << 47));
     return unit * static_cast<T>(std::uint64_t{1} << (bits & 15)) * static_cast<T>(0x1p-50);
+  } else if constexpr (std::is_convertible_v<T, float>) {
+    return static_cast<T>(value<float>(seed, rank, i));
   } else if constexpr (sizeof(T) == 8) {
     return static_cast<T>(bits >> 8);
   } else {
@@ -180,7 +182,7 @@ void check_random(C& comm, const Context<D>& ctx, Buffer& buffer, std::uint64_t 
   const std::size_t n = (draw >> 8) % 300;
   const bool flag = (draw >> 40) & 1;
   const Reduction reduction = reductions[(draw >> 41) & 1];
-  switch (draw % 8) {
+  switch (draw % 10) {
     case 0:
       return check_all_gather<float>(comm, ctx, n, flag, seed);
     case 1:
@@ -195,6 +197,10 @@ void check_random(C& comm, const Context<D>& ctx, Buffer& buffer, std::uint64_t 
       return comm.barrier(ctx);
     case 6:
       return check_all_reduce<double>(comm, ctx, n, reduction, seed);
+    case 7:
+      return check_reduce_scatter<bf16>(comm, ctx, n, reduction, flag, seed);
+    case 8:
+      return check_all_reduce<fp16>(comm, ctx, n, reduction, seed);
     default:
       return check_gather<float>(comm, ctx, buffer, 0, n % (buffer.count() / comm.size() + 1), flag,
                                  seed);
@@ -222,6 +228,7 @@ void conformance() {
         check_all_gather<float>(comm, ctx, n, false, 2);
         check_all_gather<double>(comm, ctx, n, false, 2);
         check_all_gather<std::int64_t>(comm, ctx, n, false, 2);
+        check_all_gather<bf16>(comm, ctx, n, false, 2);
         check_all_gather<std::byte>(comm, ctx, n, false, 2);
       }
     });
@@ -237,6 +244,8 @@ void conformance() {
         for (Reduction reduction : reductions) {
           check_reduce_scatter<float>(comm, ctx, n, reduction, false, 4);
           check_reduce_scatter<double>(comm, ctx, n, reduction, false, 4);
+          check_reduce_scatter<bf16>(comm, ctx, n, reduction, false, 4);
+          check_reduce_scatter<fp16>(comm, ctx, n, reduction, false, 4);
         }
       check_reduce_scatter<std::int64_t>(comm, ctx, 33, Reduction::sum, false, 4);
     });
@@ -244,8 +253,11 @@ void conformance() {
   SUBCASE("05 reduce_scatter in place") {
     run([](auto& comm, auto ctx) {
       for (std::size_t n : some_counts)
-        for (Reduction reduction : reductions)
+        for (Reduction reduction : reductions) {
           check_reduce_scatter<float>(comm, ctx, n, reduction, true, 5);
+          check_reduce_scatter<bf16>(comm, ctx, n, reduction, true, 5);
+          check_reduce_scatter<fp16>(comm, ctx, n, reduction, true, 5);
+        }
     });
   }
   SUBCASE("06 all_reduce, any count") {
@@ -254,6 +266,8 @@ void conformance() {
         for (Reduction reduction : reductions) {
           check_all_reduce<float>(comm, ctx, n, reduction, 6);
           check_all_reduce<double>(comm, ctx, n, reduction, 6);
+          check_all_reduce<bf16>(comm, ctx, n, reduction, 6);
+          check_all_reduce<fp16>(comm, ctx, n, reduction, 6);
         }
       check_all_reduce<std::int64_t>(comm, ctx, 33, Reduction::sum, 6);
     });
@@ -277,6 +291,7 @@ void conformance() {
       for (std::size_t n : some_counts)
         for (std::size_t root = 0; root < comm.size(); ++root) {
           check_broadcast<float>(comm, ctx, n, root, 8);
+          check_broadcast<fp16>(comm, ctx, n, root, 8);
           check_broadcast<std::byte>(comm, ctx, n, root, 8);
         }
     });
@@ -285,6 +300,7 @@ void conformance() {
     run([](auto& comm, auto ctx) {
       for (std::size_t n : some_counts) {
         check_all_to_all<float>(comm, ctx, n, 9);
+        check_all_to_all<bf16>(comm, ctx, n, 9);
         check_all_to_all<std::byte>(comm, ctx, n, 9);
       }
     });
@@ -308,6 +324,10 @@ void conformance() {
       comm.barrier(ctx);
       check_gather<double>(comm, ctx, moved, world * 7, 400, false, 12);
       check_gather<double>(comm, ctx, moved, world * 7, 0, false, 12);
+      auto narrow = comm.template gather_buffer<bf16>(ctx.device, world * 500);
+      check_gather<bf16>(comm, ctx, narrow, 0, 500, true, 11);
+      comm.barrier(ctx);
+      check_gather<bf16>(comm, ctx, narrow, world * 7, 400, false, 12);
     });
   }
   SUBCASE("12 gather buffers are charged: 1/W each where they are shared, all where not") {
@@ -349,6 +369,7 @@ void conformance() {
       auto other = put(ctx, std::vector<float>(world * n));
       auto shard = put(ctx, std::vector<float>(n));
       auto odd = put(ctx, std::vector<double>(world * n + 1));
+      auto narrow = put(ctx, std::vector<bf16>(world * n));
       auto buffer = comm.template gather_buffer<float>(ctx.device, world * n);
       CHECK(comm.traffic() == Traffic{});
       comm.all_gather(ctx, shard.span(), full.span());
@@ -359,6 +380,10 @@ void conformance() {
       comm.broadcast(ctx, shard.span(), world - 1);
       comm.all_to_all(ctx, full.span(), other.span());
       comm.barrier(ctx);
+      const Traffic in_four_bytes = comm.traffic();
+      comm.reduce_scatter(ctx, narrow.span(), narrow.span().subspan(comm.rank() * n, n),
+                          Reduction::mean);
+      CHECK(comm.traffic() - in_four_bytes == Traffic{.reduce_scatter_bytes = (world - 1) * 20});
       CHECK(before == Traffic{.all_gather_bytes = 2 * (world - 1) * 40});
       const Traffic expected{
           .all_gather_bytes = 0,
@@ -366,8 +391,8 @@ void conformance() {
           .all_reduce_bytes = 2 * (world - 1) * ((world * n + 1 + world - 1) / world) * 8,
           .broadcast_bytes = comm.rank() == world - 1 ? (world - 1) * 40 : 0,
           .all_to_all_bytes = (world - 1) * 40};
-      CHECK(comm.traffic() - before == expected);
-      CHECK(comm.traffic().total() == before.total() + expected.total());
+      CHECK(in_four_bytes - before == expected);
+      CHECK(in_four_bytes.total() == before.total() + expected.total());
     });
   }
   SUBCASE("15 split by color, ordered by key, then rank") {
@@ -413,7 +438,9 @@ void conformance() {
       const std::size_t shard = n / world;
       check_all_gather<float>(comm, ctx, shard, false, 17);
       check_reduce_scatter<float>(comm, ctx, shard, Reduction::mean, false, 17);
+      check_reduce_scatter<bf16>(comm, ctx, shard, Reduction::mean, false, 17);
       check_all_reduce<float>(comm, ctx, n, Reduction::mean, 17);
+      check_all_reduce<fp16>(comm, ctx, n, Reduction::mean, 17);
       check_broadcast<float>(comm, ctx, n, world - 1, 17);
       check_all_to_all<float>(comm, ctx, shard, 17);
       auto buffer = comm.template gather_buffer<float>(ctx.device, world * shard);
@@ -447,7 +474,19 @@ void conformance() {
       CHECK(std::isnan(seen[3]));
     });
   }
-  SUBCASE("21 what does not fit is refused, in every rank, without waiting") {
+  SUBCASE("21 a sum that fp16 cannot hold has a mean that it can") {
+    run([](auto& comm, auto ctx) {
+      for (Reduction reduction : reductions) {
+        auto x = put(ctx, std::vector<fp16>(100, fp16(60000.0f)));
+        comm.all_reduce(ctx, x.span(), reduction);
+        const bool is_lost = reduction == Reduction::sum && comm.size() > 1;
+        const float expected = is_lost ? std::numeric_limits<float>::infinity() : 60000.0f;
+        const auto seen = get(ctx, x.span());
+        CHECK(std::count(seen.begin(), seen.end(), expected) == 100);
+      }
+    });
+  }
+  SUBCASE("22 what does not fit is refused, in every rank, without waiting") {
     run([](auto& comm, auto ctx) {
       const std::size_t world = comm.size(), rank = comm.rank();
       auto full = put(ctx, std::vector<float>(world * 4 + 1));
