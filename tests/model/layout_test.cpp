@@ -2,12 +2,13 @@
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/layout.hpp>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <string>
 #include <vector>
 
-#include "../support/toy.hpp"
+#include "../support/grouped_toy.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -133,6 +134,96 @@ TEST_CASE("small parameters are laid out apart, to persist") {
   CHECK(layout.group(4).gathered == 0);
   CHECK(layout.flat(layout.unit(1).parameters[1].flat).is_persistent);
   CHECK_FALSE(layout.flat(layout.unit(1).parameters[0].flat).is_persistent);
+}
+
+TEST_CASE("within a flat, parameters are ordered by parameter group, and each group is one run") {
+  using Layout = sx::Layout<grouped_toy::Autoencoder>;
+  using Ends = std::array<std::size_t, sx::max_parameter_groups>;
+  // Every unit a group: encoder with weight (35, group 2) and bias (7, group 1).
+  const Layout each{config, 2};
+  check_disjoint(each);
+  CHECK(each.unit(0).parameters[0].offset == 64);
+  CHECK(each.unit(0).parameters[1].offset == 0);
+  CHECK(each.flat(0).run_ends == Ends{0, 64, 128, 128});
+  CHECK(each.flat(1).run_ends == Ends{64, 128, 128, 128});  // a mixer
+  CHECK(each.flat(4).run_ends == Ends{0, 64, 64, 64});      // the decoder, which has one bias
+  CHECK(each.unit(4).parameters[1].spec.group == 2);        // the tie's is the owner's
+
+  // The whole in one: three mixers' weights; five biases, in the order of units; the table.
+  const Layout whole{config, 3, {.in_root = {true, true, true}}};
+  check_disjoint(whole);
+  REQUIRE(whole.flat_count() == 1);
+  const sx::FlatLayout& flat = whole.flat(0);
+  CHECK(flat.run_ends == Ends{3 * 64, 8 * 64, 9 * 64, 9 * 64});
+  const auto offset = [&](std::size_t u, std::size_t k) {
+    return whole.unit(u).parameters[k].offset / 64;
+  };
+  for (std::size_t u = 1; u <= 3; ++u) CHECK(offset(u, 0) == u - 1);
+  CHECK(offset(0, 1) == 3);
+  for (std::size_t u = 1; u <= 3; ++u) CHECK(offset(u, 1) == 3 + u);
+  CHECK(offset(4, 0) == 7);
+  CHECK(offset(0, 0) == 8);
+  // As much memory as without groups.
+  CHECK(flat.padded ==
+        sx::Layout<toy::Autoencoder>{config, 3, {.in_root = {true, true, true}}}.flat(0).padded);
+
+  // Parts of three ranks, of 192 elements each: none, one or two runs; padding is in none.
+  const auto runs = [&](std::size_t begin, std::size_t count) {
+    std::vector<std::size_t> all;
+    for (std::size_t k = 0; k < sx::max_parameter_groups; ++k) {
+      const auto run = flat.run(k, begin, count);
+      if (run.count != 0) all.insert(all.end(), {k, run.first, run.count});
+    }
+    return all;
+  };
+  using Runs = std::vector<std::size_t>;
+  CHECK(flat.part == 192);
+  CHECK(runs(0, 192) == Runs{0, 0, 192});
+  CHECK(runs(192, 192) == Runs{1, 0, 192});
+  CHECK(runs(384, 192) == Runs{1, 0, 128, 2, 128, 64});
+  CHECK(runs(128, 128) == Runs{0, 0, 64, 1, 64, 64});
+  CHECK(runs(0, 576) == Runs{0, 0, 192, 1, 192, 320, 2, 512, 64});
+  CHECK(runs(576, 64).empty());
+
+  CHECK(whole.trains_parameter_group(0));
+  CHECK(whole.trains_parameter_group(2));
+  CHECK_FALSE(whole.trains_parameter_group(3));
+}
+
+// A decoder whose tie says something else than its owner, and a parameter beyond the last group.
+struct TiesToDecaying : grouped_toy::Decoder {
+  static constexpr Params<sx::Spec> describe(const toy::Config& c) {
+    return {toy::Decoder::describe(c).bias,
+            sx::in_group(0, sx::tied<grouped_toy::Encoder>("weight"))};
+  }
+};
+struct TiesAsOwner : grouped_toy::Decoder {
+  static constexpr Params<sx::Spec> describe(const toy::Config& c) {
+    return {toy::Decoder::describe(c).bias,
+            sx::in_group(2, sx::tied<grouped_toy::Encoder>("weight"))};
+  }
+};
+struct BeyondTheLast : grouped_toy::Decoder {
+  static constexpr Params<sx::Spec> describe(const toy::Config& c) {
+    return {sx::in_group(4, toy::Decoder::describe(c).bias),
+            sx::tied<grouped_toy::Encoder>("weight")};
+  }
+};
+template <class Last>
+struct EndsWith {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  using Units = sx::Units<grouped_toy::Encoder, Last>;
+};
+
+TEST_CASE("a tie has its owner's parameter group, and there are four") {
+  CHECK(sx::Layout<EndsWith<TiesAsOwner>>{config, 1}.unit(1).parameters[1].spec.group == 2);
+  CHECK_THROWS_WITH_AS((sx::Layout<EndsWith<TiesToDecaying>>{config, 1}),
+                       "parameter weight is in group 0 where it is tied, and in group 2 by its "
+                       "owner: leave the group to the owner",
+                       sx::ConfigError);
+  CHECK_THROWS_WITH_AS((sx::Layout<EndsWith<BeyondTheLast>>{config, 1}),
+                       "parameter decoder.bias is in group 4: the last is 3", sx::ConfigError);
 }
 
 TEST_CASE("names carry the unit's prefix and its place") {

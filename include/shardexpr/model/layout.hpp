@@ -23,9 +23,14 @@ struct ParameterLayout {
   bool is_tied = false;
 };
 
-/// Parameters of one group that are kept and reduced alike, one behind the other. Counts in
-/// elements.
+/// Parameters of one group that are kept and reduced alike, one behind the other, ordered by what
+/// they are updated by: their parameter group. Counts in elements.
 struct FlatLayout {
+  /// A stretch of what a rank keeps, counted from its begin.
+  struct Run {
+    std::size_t first = 0, count = 0;
+  };
+
   std::size_t group = 0;
   bool is_trainable = true;
   bool is_persistent = false;       ///< whole on every rank, though parameters are sharded
@@ -34,6 +39,17 @@ struct FlatLayout {
   std::size_t padded = 0;           ///< `part` times the ranks that share one copy
   std::size_t gathered_offset = 0;  ///< in the group's gathered parameters; persistent: unused
   std::size_t gradient_offset = 0;  ///< in the group's full gradients; frozen: unused
+  /// Where the parameters of parameter group k end, a multiple of 64; they begin where those of
+  /// k - 1 end.
+  std::array<std::size_t, max_parameter_groups> run_ends{};
+
+  /// What lies of parameter group k in [begin, begin + count).
+  constexpr Run run(std::size_t k, std::size_t begin, std::size_t count) const {
+    const std::size_t first = std::max(k == 0 ? 0 : run_ends[k - 1], begin);
+    const std::size_t last = std::min(run_ends[k], begin + count);
+    if (first >= last) return {};
+    return {first - begin, last - first};
+  }
 };
 
 /// What is gathered, released and reduced together: the flats of one or more units.
@@ -58,12 +74,13 @@ struct UnitLayout {
 
 /// Where every parameter of a model lies when `shards` ranks share one copy of it: groups of units
 /// in forward order, each of one to four flats, each parameter on a block boundary, each flat
-/// zero-padded to equal parts.
+/// zero-padded to equal parts. Those groups are gathered and reduced together; parameter groups,
+/// which are updated alike, order the parameters within a flat, so that each is one run of it.
 ///
 /// Errors:  throws ConfigError for 0 ranks, what the model's `validate(config)` refuses, a `Repeat`
-///          of 0, a shape of 0 elements, a tie to what no other unit describes, a tie that freezes
-///          what its owner trains, a model without trainable parameters, joining that leaves a
-///          single group.
+///          of 0, a shape of 0 elements, a parameter group beyond the last, a tie to what no other
+///          unit describes, a tie that freezes what its owner trains or names another parameter
+///          group, a model without trainable parameters, joining that leaves a single group.
 /// Cost:    built once; usable in constant expressions.
 template <class Model>
 class Layout {
@@ -123,6 +140,13 @@ class Layout {
   /// The first unit in forward order with something to train: where backward ends.
   constexpr std::size_t first_trained_unit() const { return first_trained_; }
 
+  /// Whether anything that is trained belongs to parameter group k.
+  constexpr bool trains_parameter_group(std::size_t k) const {
+    for (const FlatLayout& flat : flats_)
+      if (flat.is_trainable && flat.run(k, 0, flat.padded).count != 0) return true;
+    return false;
+  }
+
   /// Parameters of the model, each counted once.
   constexpr std::size_t parameter_count() const {
     std::size_t n = 0;
@@ -166,6 +190,10 @@ class Layout {
       ParameterLayout parameter;
       parameter.spec = spec;
       parameter.is_tied = spec.is_tied();
+      if (spec.group >= max_parameter_groups && !(parameter.is_tied && spec.group == owners_group))
+        throw ConfigError("parameter " + parameter_name<Unit>(index, spec) + " is in group " +
+                          std::to_string(spec.group) + ": the last is " +
+                          std::to_string(max_parameter_groups - 1));
       if (!parameter.is_tied) {
         if (spec.shape.count() == 0)
           throw ConfigError("parameter " + parameter_name<Unit>(index, spec) +
@@ -228,18 +256,21 @@ class Layout {
         flat.is_trainable = trainable;
         flat.is_persistent = persistent;
         std::size_t end = 0;
-        for (UnitLayout& unit : units_) {
-          if (unit.group != g) continue;
-          for (ParameterLayout& parameter : unit.parameters) {
-            const std::size_t count = parameter.spec.shape.count();
-            if (parameter.is_tied || parameter.spec.is_frozen == trainable ||
-                (count < persist_below) != persistent)
-              continue;
-            parameter.flat = flats_.size();
-            parameter.offset = end;
-            end = round_up(end + count, block_elements);
-            flat.used += count;
+        for (std::size_t k = 0; k < max_parameter_groups; ++k) {
+          for (UnitLayout& unit : units_) {
+            if (unit.group != g) continue;
+            for (ParameterLayout& parameter : unit.parameters) {
+              const std::size_t count = parameter.spec.shape.count();
+              if (parameter.is_tied || parameter.spec.group != k ||
+                  parameter.spec.is_frozen == trainable || (count < persist_below) != persistent)
+                continue;
+              parameter.flat = flats_.size();
+              parameter.offset = end;
+              end = round_up(end + count, block_elements);
+              flat.used += count;
+            }
           }
+          flat.run_ends[k] = end;
         }
         if (flat.used == 0) continue;
         flat.part = round_up(ceil_div(end, shards_), block_elements);
@@ -276,6 +307,13 @@ class Layout {
               throw ConfigError("parameter " + std::string(parameter.spec.name.view()) +
                                 " is frozen where it is tied, and trained by its owner: freeze it "
                                 "there");
+            if (parameter.spec.group != owners_group &&
+                parameter.spec.group != candidate.spec.group)
+              throw ConfigError("parameter " + std::string(parameter.spec.name.view()) +
+                                " is in group " + std::to_string(parameter.spec.group) +
+                                " where it is tied, and in group " +
+                                std::to_string(candidate.spec.group) +
+                                " by its owner: leave the group to the owner");
             parameter = candidate;
             parameter.is_tied = found = true;
           }

@@ -39,6 +39,12 @@ struct Name {
   }
 };
 
+/// A parameter belongs to one of so many groups, each with factors of its own for learning rate and
+/// weight decay (optim/parameter_groups.hpp).
+inline constexpr std::size_t max_parameter_groups = 4;
+/// Of a tied parameter: the group that its owner names.
+inline constexpr std::size_t owners_group = static_cast<std::size_t>(-1);
+
 /// A parameter as its unit describes it.
 struct Spec {
   Name name;  ///< without the unit's prefix, as checkpoints know it
@@ -46,15 +52,21 @@ struct Spec {
   Init init;
   std::uint64_t tied_unit = 0;  ///< hash of the owning unit's type, 0 if this unit owns it
   bool is_frozen = false;       ///< never updated: no gradient, no optimizer state
+  std::size_t group = 0;        ///< of parameters that are updated alike
 
   constexpr bool is_tied() const { return tied_unit != 0; }
 };
 
 /// A parameter that `Owner`, another unit of the model, describes under `name`: one storage, one
-/// gradient, used in two places. Its shape is the owner's.
+/// gradient, used in two places. Its shape is the owner's, and so is its group.
 template <class Owner, std::size_t N>
 constexpr Spec tied(const char (&name)[N]) {
-  return {.name = name, .shape = {}, .init = {}, .tied_unit = type_hash<Owner>};
+  return {.name = name,
+          .shape = {},
+          .init = {},
+          .tied_unit = type_hash<Owner>,
+          .is_frozen = false,
+          .group = owners_group};
 }
 
 /// A parameter that training leaves as it is:
@@ -65,6 +77,19 @@ constexpr Spec frozen(Spec spec) {
   spec.is_frozen = true;
   return spec;
 }
+
+/// A parameter of group `group`, below `max_parameter_groups`: trainers have a learning rate factor
+/// and a weight decay factor for each (`Options::groups`). Within a unit, those of one group lie
+/// together.
+///   `.table = in_group(2, {"table", shape(c.rows, c.embed), normal(0.02f)})`
+constexpr Spec in_group(std::size_t group, Spec spec) {
+  spec.group = group;
+  return spec;
+}
+/// A parameter of group 1, whose weight decay factor is 0 unless `Options::groups` says otherwise:
+/// biases and norms, say.
+///   `.bias = without_decay({"bias", shape(c.out), zeros})`
+constexpr Spec without_decay(Spec spec) { return in_group(1, spec); }
 
 /// A buffer of `T` as a unit describes it: what flows between units, what a unit saves for
 /// backward, its scratch.

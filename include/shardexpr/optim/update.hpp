@@ -20,6 +20,16 @@ struct UpdateOperands {
   std::array<Moment*, M> moments;
   /// The parameters as units compute with them; unused where those are of `Storage`, too.
   Compute* copy = nullptr;
+
+  /// Those of `count` elements from `first` on.
+  UpdateOperands part(std::size_t first, std::size_t count) const {
+    UpdateOperands part = *this;
+    part.parameters = parameters.subspan(first, count);
+    part.gradients = gradients.subspan(first, count);
+    for (Moment*& moment : part.moments) moment += first;
+    if (copy != nullptr) part.copy += first;
+    return part;
+  }
 };
 
 /// The dtype's nearest value, ties to even.
