@@ -23,6 +23,7 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   options.optimizer.learning_rate = 0.1f;
   options.seed = 3;
   options.micro_batches = 2;
+  options.groups[1].weight_decay_factor = 0.5f;
   t.step(batch).loss;
   t.step(batch).gradient_norm;
   t.evaluate(batch) < 1.0;

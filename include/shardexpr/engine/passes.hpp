@@ -42,8 +42,8 @@ class Passes {
 
   const typename M::Batch* batch = nullptr;  // of the pass
   std::size_t micro = 0;                     // which micro-batch that is
-  std::optional<typename S::optimizer::Update> update_now;
-  const UpdateControl* control = nullptr;  // of that update, on the device
+  std::array<std::optional<typename S::optimizer::Update>, max_parameter_groups> updates;  // now
+  const UpdateControl* control = nullptr;  // of those updates, on the device
   GatheredParameters<M, S> parameters;
   FullGradients<M, S> gradients;
   Workspace<M, Compute, Device, typename S::recompute> workspace;
@@ -83,8 +83,13 @@ class Passes {
   }
   void update(std::size_t g) {
     const Context<Device> on = core_->begin(compute_stream, {"update", g});
-    core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
-      apply_update(on, *update_now, NearestRounding{}, control, core_->state.operands(f));
+    core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      const auto all = core_->state.operands(f);
+      for (std::size_t k = 0; k < updates.size(); ++k) {
+        const auto run = flat.run(k, core_->state.updated_from(f), all.parameters.size());
+        if (run.count != 0)
+          apply_update(on, *updates[k], NearestRounding{}, control, all.part(run.first, run.count));
+      }
     });
   }
   void publish(std::size_t g) {

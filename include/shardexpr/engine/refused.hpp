@@ -3,8 +3,11 @@
 #include <shardexpr/comm/concepts.hpp>
 #include <shardexpr/core/tensor.hpp>
 #include <shardexpr/engine/step_result.hpp>
+#include <shardexpr/optim/parameter_groups.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
 #include <shardexpr/policy/strategy.hpp>
+
+#include <array>
 
 namespace shardexpr::detail {
 
@@ -47,6 +50,7 @@ struct Refused : Report<decltype(Broken), Broken> {
     typename options_of<typename pick<axis::LossScale, LossScaleNone, Ps...>::type>::type
         loss_scale;
     unsigned long long seed = 0, micro_batches = 1;
+    std::array<GroupOptions, max_parameter_groups> groups{};
   };
   // A guard: `w->weight`, `dw.reduce()`.
   template <class Views>

@@ -12,10 +12,12 @@
 #include <shardexpr/engine/summary.hpp>
 #include <shardexpr/engine/summoned_group.hpp>
 #include <shardexpr/model/layout.hpp>
+#include <shardexpr/optim/parameter_groups.hpp>
 #include <shardexpr/plan/plan.hpp>
 #include <shardexpr/plan/schedule.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -61,6 +63,8 @@ class sharded {
     typename S::loss_scale::Options loss_scale{};
     std::uint64_t seed = 1;         ///< of the initial parameters
     std::size_t micro_batches = 1;  ///< of a step; their gradients are averaged
+    /// Of the parameters that are described `in_group`.
+    std::array<GroupOptions, max_parameter_groups> groups = standard_groups;
   };
 
   /// Refuses options that a policy refuses, as the constructor does, before anything is made.
@@ -69,11 +73,13 @@ class sharded {
     detail::check_options<typename S::optimizer>(options.optimizer);
     detail::check_options<typename S::clipping>(options.clipping);
     detail::check_options<typename S::loss_scale>(options.loss_scale);
+    detail::check_groups<typename S::optimizer::Options>(options.groups);
   }
 
   /// Makes this rank's part of the model; no rank holds the whole unless the strategy says so.
   ///
-  /// Errors:  ConfigError for options that the optimizer refuses, before anything is allocated.
+  /// Errors:  ConfigError for options that the optimizer refuses, before anything is allocated; for
+  ///          factors of a group that nothing which is trained belongs to.
   sharded(Device& device, Comm& comm, const Config& config, const Options& options = {})
       : config_{config},
         options_{checked(options)},
@@ -83,6 +89,10 @@ class sharded {
         summary_{core_, comm.size()},
         loop_{core_, passes_, options.micro_batches},
         scaler_{options.loss_scale} {
+    for (std::size_t k = 0; k < options.groups.size(); ++k)
+      if (options.groups[k] != standard_groups[k] && !core_.layout.trains_parameter_group(k))
+        throw ConfigError("Options::groups[" + std::to_string(k) +
+                          "]: no parameter that is trained is in that group");
     for_each_unit(
         [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
   }
@@ -293,7 +303,9 @@ class sharded {
     const float scale = loss_scale();
     summary_.add_squares(passes_.gradients);
     summary_.conclude(losses, scale, options_.clipping);
-    passes_.update_now.emplace(options_.optimizer, steps_ + 1);
+    for (std::size_t k = 0; k < options_.groups.size(); ++k)
+      passes_.updates[k].emplace(detail::options_of_group(options_.optimizer, options_.groups[k]),
+                                 steps_ + 1);
     passes_.control = summary_.await_control();
     schedule_.update(passes_);
     core_.timeline.synchronize();

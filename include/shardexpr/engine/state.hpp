@@ -63,6 +63,10 @@ class State {
     else
       return updated_parameters(f);
   }
+  /// Where they begin in the flat.
+  std::size_t updated_from(std::size_t f) const {
+    return Sharding::optimizer ? rank_ * flat(f).part : 0;
+  }
   /// What this rank's update of flat f reads and writes.
   UpdateOperands<Storage, Gradient, Moment, Compute, moment_count> operands(std::size_t f) const {
     std::array<Moment*, moment_count> moments;
