@@ -124,6 +124,9 @@ class HandwrittenGpt {
       w[k] = {w_ + at, specs[k].shape};
       dw[k] = {dw_ + at, specs[k].shape};
       at += specs[k].shape.count();
+      const bool decays = specs[k].group == 0;  // biases and norms do not
+      if (runs_.empty() || runs_.back().decays != decays) runs_.push_back({at, decays});
+      runs_.back().end = at;
     }
     part.w = detail::from_array<decltype(part.w)>(w);
     part.dw = detail::from_array<decltype(part.dw)>(dw);
@@ -165,14 +168,22 @@ class HandwrittenGpt {
     const float* __restrict g = dw_;
     float* __restrict m = m_;
     float* __restrict v = v_;
-    for (std::size_t i = 0; i < count_; ++i) {
-      m[i] = o.beta1 * m[i] + (1 - o.beta1) * g[i];
-      v[i] = o.beta2 * v[i] + (1 - o.beta2) * g[i] * g[i];
-      const float ratio = m[i] * unbias_m / (std::sqrt(v[i] * unbias_v) + o.epsilon);
-      w[i] -= o.learning_rate * (ratio + o.weight_decay * w[i]);
+    std::size_t i = 0;
+    for (const Run& run : runs_) {
+      const float decay = run.decays ? o.weight_decay : 0;
+      for (; i < run.end; ++i) {
+        m[i] = o.beta1 * m[i] + (1 - o.beta1) * g[i];
+        v[i] = o.beta2 * v[i] + (1 - o.beta2) * g[i] * g[i];
+        const float ratio = m[i] * unbias_m / (std::sqrt(v[i] * unbias_v) + o.epsilon);
+        w[i] -= o.learning_rate * (ratio + decay * w[i]);
+      }
     }
   }
 
+  struct Run {  // neighbours that decay alike
+    std::size_t end;
+    bool decays;
+  };
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
@@ -181,6 +192,7 @@ class HandwrittenGpt {
   Cpu device_;  // the units' signature asks for one; it allocates nothing here
   Cpu::Stream stream_;
   std::vector<std::unique_ptr<void, Free>> memory_;
+  std::vector<Run> runs_;
   std::size_t count_ = 0, steps_ = 0;
   float *w_ = nullptr, *dw_ = nullptr, *m_ = nullptr, *v_ = nullptr;
   Part<gpt::Embedding> embedding_;

@@ -36,21 +36,22 @@ struct Block {
     T fc_weight, fc_bias;
     T mlp_proj_weight, mlp_proj_bias;
   };
+  /// Biases and norms do not decay.
   static constexpr Params<Spec> describe(const Config& c) {
     const std::size_t n = c.embed;
     const Init residual = normal(residual_deviation(c.layers));
-    return {.ln_1_weight = {"ln_1.weight", shape(n), ones},
-            .ln_1_bias = {"ln_1.bias", shape(n), zeros},
+    return {.ln_1_weight = without_decay({"ln_1.weight", shape(n), ones}),
+            .ln_1_bias = without_decay({"ln_1.bias", shape(n), zeros}),
             .attn_weight = {"attn.c_attn.weight", shape(n, 3 * n), normal(0.02f)},
-            .attn_bias = {"attn.c_attn.bias", shape(3 * n), zeros},
+            .attn_bias = without_decay({"attn.c_attn.bias", shape(3 * n), zeros}),
             .attn_proj_weight = {"attn.c_proj.weight", shape(n, n), residual},
-            .attn_proj_bias = {"attn.c_proj.bias", shape(n), zeros},
-            .ln_2_weight = {"ln_2.weight", shape(n), ones},
-            .ln_2_bias = {"ln_2.bias", shape(n), zeros},
+            .attn_proj_bias = without_decay({"attn.c_proj.bias", shape(n), zeros}),
+            .ln_2_weight = without_decay({"ln_2.weight", shape(n), ones}),
+            .ln_2_bias = without_decay({"ln_2.bias", shape(n), zeros}),
             .fc_weight = {"mlp.c_fc.weight", shape(n, 4 * n), normal(0.02f)},
-            .fc_bias = {"mlp.c_fc.bias", shape(4 * n), zeros},
+            .fc_bias = without_decay({"mlp.c_fc.bias", shape(4 * n), zeros}),
             .mlp_proj_weight = {"mlp.c_proj.weight", shape(4 * n, n), residual},
-            .mlp_proj_bias = {"mlp.c_proj.bias", shape(n), zeros}};
+            .mlp_proj_bias = without_decay({"mlp.c_proj.bias", shape(n), zeros})};
   }
 
   template <template <class> class Of, class T>

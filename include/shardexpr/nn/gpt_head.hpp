@@ -20,9 +20,10 @@ struct Head {
     T ln_f_weight, ln_f_bias;
     T wte;
   };
+  /// The norm does not decay; the table, an embedding, does.
   static constexpr Params<Spec> describe(const Config& c) {
-    return {.ln_f_weight = {"ln_f.weight", shape(c.embed), ones},
-            .ln_f_bias = {"ln_f.bias", shape(c.embed), zeros},
+    return {.ln_f_weight = without_decay({"ln_f.weight", shape(c.embed), ones}),
+            .ln_f_bias = without_decay({"ln_f.bias", shape(c.embed), zeros}),
             .wte = tied<Embedding>("wte.weight")};
   }
 
