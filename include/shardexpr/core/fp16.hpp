@@ -21,12 +21,13 @@ struct fp16 {
   SHARDEXPR_HOST_DEVICE constexpr explicit fp16(double value)
       : fp16{static_cast<float>(value)} {}  // rounds twice
   SHARDEXPR_HOST_DEVICE constexpr operator float() const {
-    const std::uint32_t sign = (bits & 0x8000u) << 16, x = bits & 0x7fffu, exponent = x >> 10;
-    const std::uint32_t leading = exponent < 1u ? exponent : 1u;  // subnormals have none
-    const auto significand = static_cast<int>(leading << 10 | (x & 0x3ffu));
-    const std::uint32_t last_place = ((exponent > 1u ? exponent : 1u) + 102u) << 23;
-    const auto finite = __builtin_bit_cast(
-        std::uint32_t, static_cast<float>(significand) * __builtin_bit_cast(float, last_place));
+    // Up to the smallest normal number the pattern counts 2^-24; from there on it runs beside
+    // that of a float.
+    const std::uint32_t sign = (bits & 0x8000u) << 16, x = bits & 0x7fffu;
+    const std::uint32_t low = x < 0x400u ? x : 0x400u;
+    const auto small =
+        __builtin_bit_cast(std::uint32_t, static_cast<float>(static_cast<int>(low)) * 0x1p-24f);
+    const std::uint32_t finite = small + ((x - low) << 13);
     const std::uint32_t beyond = x > 0x7bffu ? (127u - 15u) << 23 : 0u;  // to exponent 255
     const std::uint32_t quiet = x > 0x7c00u ? 0x400000u : 0u;
     return __builtin_bit_cast(float, sign | quiet | (finite + beyond));
