@@ -164,7 +164,7 @@ TEST_CASE("factors that make no sense, or that nothing would feel, are refused")
   };
   auto groups = sx::standard_groups;
   sx::detail::check_groups<Plain::Options>(groups);
-  CHECK(sx::detail::options_of_group(Plain::Options{}, {0.5f, 1}).learning_rate == 0.5f);
+  CHECK(sx::detail::options_of_group(Plain::Options{}, {0.5f, 1}, 1).learning_rate == 0.5f);
   groups[0].weight_decay_factor = 0.5f;
   CHECK_THROWS_WITH_AS(sx::detail::check_groups<Plain::Options>(groups),
                        "Options::groups[0]: weight_decay_factor is 0.5; give none: the optimizer "

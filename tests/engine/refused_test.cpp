@@ -24,6 +24,7 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   options.seed = 3;
   options.micro_batches = 2;
   options.groups[1].weight_decay_factor = 0.5f;
+  options.schedule = sx::LearningRateSchedule::warmup(3);
   t.step(batch).loss;
   t.step(batch).gradient_norm;
   t.evaluate(batch) < 1.0;
@@ -45,6 +46,7 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   t.layout().parameter_count();
   t.options().optimizer;
   t.set_learning_rate(0.1f);
+  t.learning_rate() + t.learning_rate(1);
   t.steps() + 1;
 };
 

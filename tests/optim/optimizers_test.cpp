@@ -15,13 +15,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
-#include "../examples/json.hpp"
 #include "../support/bounded.hpp"
+#include "../support/json_fixture.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -174,11 +172,7 @@ void compare(const Data& data, const Json& torch, const typename Policy::Options
 }
 
 TEST_CASE("every optimizer takes PyTorch's steps, within the rounding of the dtype") {
-  std::ifstream file{SHARDEXPR_FIXTURES_DIR "/optimizers.json"};
-  std::string text{std::istreambuf_iterator<char>{file}, {}};
-  REQUIRE(text.ends_with('\n'));
-  text.pop_back();
-  const Json json = Json::parse(text);
+  const Json json = json_fixture("optimizers.json");
   Data data{json["seed"].count(), json["count"].count(), {}};
   for (const Json& step : json["steps"].array()) data.steps.push_back(step.count());
   std::string seen;

@@ -3,6 +3,7 @@
 #include <shardexpr/comm/concepts.hpp>
 #include <shardexpr/core/tensor.hpp>
 #include <shardexpr/engine/step_result.hpp>
+#include <shardexpr/optim/learning_rate.hpp>
 #include <shardexpr/optim/parameter_groups.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
 #include <shardexpr/policy/strategy.hpp>
@@ -51,6 +52,7 @@ struct Refused : Report<decltype(Broken), Broken> {
         loss_scale;
     unsigned long long seed = 0, micro_batches = 1;
     std::array<GroupOptions, max_parameter_groups> groups{};
+    LearningRateSchedule schedule{};
   };
   // A guard: `w->weight`, `dw.reduce()`.
   template <class Views>
@@ -91,6 +93,7 @@ struct Refused : Report<decltype(Broken), Broken> {
   Anything config() const { return {}; }
   Traffic traffic() const { return {}; }
   Options options() const { return {}; }
+  float learning_rate(unsigned long long = 0) const { return 0; }
   void set_learning_rate(float) {}
   unsigned long long steps() const { return 0; }
   float loss_scale() const { return 1; }

@@ -12,6 +12,7 @@
 #include <shardexpr/engine/summary.hpp>
 #include <shardexpr/engine/summoned_group.hpp>
 #include <shardexpr/model/layout.hpp>
+#include <shardexpr/optim/learning_rate.hpp>
 #include <shardexpr/optim/parameter_groups.hpp>
 #include <shardexpr/plan/plan.hpp>
 #include <shardexpr/plan/schedule.hpp>
@@ -65,6 +66,7 @@ class sharded {
     std::size_t micro_batches = 1;  ///< of a step; their gradients are averaged
     /// Of the parameters that are described `in_group`.
     std::array<GroupOptions, max_parameter_groups> groups = standard_groups;
+    LearningRateSchedule schedule{};  ///< constant
   };
 
   /// Refuses options that a policy refuses, as the constructor does, before anything is made.
@@ -242,7 +244,15 @@ class sharded {
   const MeshShape& mesh() const { return core_.mesh.shape(); }
   const Config& config() const { return config_; }
   const Options& options() const { return options_; }
-  /// Takes effect in the next step; the same on every rank.
+  /// The rate of the next step: the optimizer's, times the schedule's factor, times the group's.
+  /// Errors:  ConfigError if there is no such group.
+  float learning_rate(std::size_t group = 0) const {
+    if (group >= max_parameter_groups)
+      throw ConfigError("learning_rate: there is no parameter group " + std::to_string(group) +
+                        ", the last is " + std::to_string(max_parameter_groups - 1));
+    return static_cast<float>(options_of_group(group, steps_ + 1).learning_rate);
+  }
+  /// What schedule and groups scale. Takes effect in the next step; the same on every rank.
   /// Errors:  ConfigError for a rate that the optimizer refuses; the old one stays.
   void set_learning_rate(float rate) {
     Options changed = options_;
@@ -297,6 +307,11 @@ class sharded {
     return options;
   }
 
+  typename S::optimizer::Options options_of_group(std::size_t k, std::size_t step) const {
+    return detail::options_of_group(options_.optimizer, options_.groups[k],
+                                    options_.schedule.factor(step));
+  }
+
   /// `losses`: how many were added up. The host waits at the end alone: what is decided on the way
   /// is decided on the device.
   StepResult finish_step(double losses) {
@@ -304,8 +319,7 @@ class sharded {
     summary_.add_squares(passes_.gradients);
     summary_.conclude(losses, scale, options_.clipping);
     for (std::size_t k = 0; k < options_.groups.size(); ++k)
-      passes_.updates[k].emplace(detail::options_of_group(options_.optimizer, options_.groups[k]),
-                                 steps_ + 1);
+      passes_.updates[k].emplace(options_of_group(k, steps_ + 1), steps_ + 1);
     passes_.control = summary_.await_control();
     schedule_.update(passes_);
     core_.timeline.synchronize();

@@ -29,16 +29,17 @@ inline constexpr bool has_weight_decay = requires(Options options) {
   options.weight_decay;
 };
 
-/// The options that a group is updated by: learning rate and, where there is one, weight decay
-/// times the group's factors. Products are formed in double and rounded once.
+/// The options that a group is updated by: its factors times weight decay, where there is one, and
+/// times the learning rate, as is the schedule's. Products are formed in double and rounded once.
 template <class Options>
-Options options_of_group(Options options, const GroupOptions& group) {
-  const auto scale = [](auto& option, float factor) {
+Options options_of_group(Options options, const GroupOptions& group, double schedule_factor) {
+  const auto scale = [](auto& option, double factor) {
     option = static_cast<std::remove_reference_t<decltype(option)>>(static_cast<double>(option) *
-                                                                    static_cast<double>(factor));
+                                                                    factor);
   };
-  scale(options.learning_rate, group.learning_rate_factor);
-  if constexpr (has_weight_decay<Options>) scale(options.weight_decay, group.weight_decay_factor);
+  scale(options.learning_rate, static_cast<double>(group.learning_rate_factor) * schedule_factor);
+  if constexpr (has_weight_decay<Options>)
+    scale(options.weight_decay, static_cast<double>(group.weight_decay_factor));
   return options;
 }
 
