@@ -17,11 +17,11 @@ struct BadInput : std::runtime_error {
 };
 
 struct Options {
-  std::string data, log, trace, strategy;
+  std::string data, log, trace, strategy, lr_schedule = "constant";
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
-              accumulate = 1;
+              accumulate = 1, warmup = 0;
   float lr = 1e-3f;
-  std::optional<float> clip, weight_decay, loss_scale;
+  std::optional<float> lr_least, clip, weight_decay, loss_scale;
   std::uint64_t seed = 1;
   bool quiet = false, help = false, list = false, compare = false, async = false;
 };
@@ -41,6 +41,9 @@ inline constexpr std::string_view usage =
     "  --batch N         sequences a rank and step (8)\n"
     "  --accumulate N    micro-batches a step; their gradients are averaged (1)\n"
     "  --lr X            learning rate (0.001)\n"
+    "  --lr-schedule X   constant, cosine or linear: how the rate falls over --steps (constant)\n"
+    "  --lr-least X      of cosine and linear: the fraction of --lr at the last step (0)\n"
+    "  --warmup N        steps in which the rate rises to --lr (0)\n"
     "  --weight-decay X  of the optimizer (its default)\n"
     "  --clip X          most that the gradients' norm, or each gradient, may be (no limit)\n"
     "  --loss-scale X    of a strategy that has one: the scale, or the first (65536)\n"
@@ -111,6 +114,12 @@ inline Options parse_options(int argc, char** argv) {
       number(o.accumulate);
     else if (name == "--lr")
       number(o.lr);
+    else if (name == "--lr-schedule")
+      o.lr_schedule = value();
+    else if (name == "--lr-least")
+      number(o.lr_least.emplace());
+    else if (name == "--warmup")
+      number(o.warmup);
     else if (name == "--weight-decay")
       number(o.weight_decay.emplace());
     else if (name == "--clip")
@@ -150,6 +159,16 @@ inline Options parse_options(int argc, char** argv) {
   if (o.embed % o.heads != 0)
     throw BadInput("--heads " + std::to_string(o.heads) + " does not divide --embed " +
                    std::to_string(o.embed) + "; choose heads that do");
+  if (o.lr_schedule != "constant" && o.lr_schedule != "cosine" && o.lr_schedule != "linear")
+    throw BadInput("--lr-schedule '" + o.lr_schedule + "' is none of constant, cosine and linear");
+  if (o.lr_least && o.lr_schedule == "constant")
+    throw BadInput(
+        "--lr-least: a constant rate does not fall; give --lr-schedule cosine or linear");
+  if (o.lr_least && !(*o.lr_least >= 0 && *o.lr_least <= 1))
+    throw BadInput("--lr-least is a fraction of --lr; give 0 to 1");
+  if (o.warmup > o.steps)
+    throw BadInput("--warmup " + std::to_string(o.warmup) + " is more than --steps " +
+                   std::to_string(o.steps));
   if (!(o.lr > 0) || !std::isfinite(o.lr)) throw BadInput("--lr must be above 0 and finite");
   if (o.data.empty()) throw BadInput("no --data; name a file of text to train on");
   if (o.compare && !o.strategy.empty())

@@ -83,11 +83,12 @@ class Log {
           field("all_reduce_sent_bytes", plan.all_reduce_sent_bytes) + "}" +
           field("unigram_entropy", unigram_entropy) + "}");
   }
-  void step(std::size_t step, const shardexpr::StepResult& result, double tokens_per_s,
-            std::size_t sent_bytes) {
+  void step(std::size_t step, const shardexpr::StepResult& result, float learning_rate,
+            double tokens_per_s, std::size_t sent_bytes) {
     write("{\"event\":\"step\",\"step\":" + std::to_string(step) + field("loss", result.loss) +
           field("grad_norm", result.gradient_norm) + field("tokens_per_s", tokens_per_s) +
           field("sent_bytes", sent_bytes) +
+          field("learning_rate", static_cast<double>(learning_rate)) +
           field("loss_scale", static_cast<double>(result.loss_scale)) +
           field("skipped", std::size_t{result.is_skipped}) + "}");
   }

@@ -62,6 +62,15 @@ D make_device(const Options& o, Before&&... before) {
     return D(std::forward<Before>(before)...);
 }
 
+inline sx::LearningRateSchedule schedule_of(const Options& o) {
+  const double least = o.lr_least.value_or(0);
+  if (o.lr_schedule == "cosine")
+    return sx::LearningRateSchedule::warmup_cosine(o.warmup, o.steps, least);
+  if (o.lr_schedule == "linear")
+    return sx::LearningRateSchedule::warmup_linear(o.warmup, o.steps, least);
+  return sx::LearningRateSchedule::warmup(o.warmup);
+}
+
 /// What the command line says of the values that the strategy's policies take.
 /// Errors:  BadInput for a value that no policy of the strategy takes; ConfigError for one out of
 ///          its range.
@@ -69,6 +78,7 @@ template <class Trainer>
 typename Trainer::Options trainer_options(const Options& o) {
   typename Trainer::Options options;
   options.optimizer.learning_rate = o.lr;
+  options.schedule = schedule_of(o);
   options.seed = o.seed;
   options.micro_batches = o.accumulate;
   if constexpr (requires { options.optimizer.weight_decay; })
@@ -127,6 +137,7 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       for (std::size_t m = 0; m < o.accumulate; ++m)
         text.sample(o.seed, (step - 1) * o.accumulate + m + 1, comm.rank(), o.batch, o.context,
                     tokens[m], targets[m]);
+      const float rate = trainer.learning_rate();
       const sx::StepResult result = take_step(trainer, batches);
       if (!std::isfinite(result.loss) && !result.is_skipped)
         throw sx::Error("the loss is not finite at step " + std::to_string(step) + "; lower --lr");
@@ -136,7 +147,7 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
           static_cast<double>(config.tokens() * comm.size() * o.accumulate) /
           std::max(seconds, 1e-9);
       const std::size_t sent = trainer.traffic().total() - sent_before;
-      log.step(step, result, tokens_per_s, sent);
+      log.step(step, result, rate, tokens_per_s, sent);
       progress.step(step, result.loss, tokens_per_s);
       out = {result.loss, {resident_bytes(device.account()), device.account().peak_bytes(), sent}};
     }

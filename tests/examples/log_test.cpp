@@ -107,7 +107,7 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
       for (std::size_t step = 1; step <= steps; ++step) {
         const Json event = Json::parse(lines[step]);
         CHECK(event.names() ==
-              "event step loss grad_norm tokens_per_s sent_bytes loss_scale skipped");
+              "event step loss grad_norm tokens_per_s sent_bytes learning_rate loss_scale skipped");
         CHECK(event["loss_scale"].real() == 1);
         CHECK(event["skipped"].count() == 0);
         CHECK(event["event"].string() == "step");

@@ -139,7 +139,12 @@ TEST_CASE("values that a policy takes, and those that none of the strategy's tak
   check_refuses({"--clip", "tight"}, "--clip takes a number, got 'tight'");
   check_refuses({"--weight-decay", "-1"}, "AdamW: weight_decay is -1; give a finite one, at least");
   check_refuses({"--loss-scale", "8"}, "--loss-scale: the strategy has none; give it Static");
-  for (const char* name : {"--clip", "--weight-decay", "--loss-scale"})
+  check_refuses({"--lr-schedule", "steps"}, "--lr-schedule 'steps' is none of constant, cosine");
+  check_refuses({"--lr-least", "0.1"}, "--lr-least: a constant rate does not fall; give");
+  check_refuses({"--lr-schedule", "linear", "--lr-least", "2"}, "--lr-least is a fraction of --lr");
+  check_refuses({"--warmup", "9", "--steps", "8"}, "--warmup 9 is more than --steps 8");
+  for (const char* name :
+       {"--clip", "--weight-decay", "--loss-scale", "--lr-schedule", "--lr-least", "--warmup"})
     check_refuses({name}, std::string(name) + " takes a value; see --help");
 }
 
@@ -206,10 +211,10 @@ TEST_CASE("--help names every option") {
   CHECK(ended.status == 0);
   CHECK(ended.err == "");
   for (const char* name :
-       {"--data",     "--ranks",   "--steps", "--layers",       "--heads",
-        "--embed",    "--context", "--batch", "--lr",           "--seed",
-        "--log",      "--trace",   "--quiet", "--help",         "--list",
-        "--strategy", "--compare", "--clip",  "--weight-decay", "--loss-scale"}) {
+       {"--data",         "--ranks",      "--steps",       "--layers",   "--heads",   "--embed",
+        "--context",      "--batch",      "--lr",          "--seed",     "--log",     "--trace",
+        "--quiet",        "--help",       "--list",        "--strategy", "--compare", "--clip",
+        "--weight-decay", "--loss-scale", "--lr-schedule", "--lr-least", "--warmup"}) {
     CAPTURE(name);
     CHECK(ended.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   }

@@ -108,6 +108,34 @@ TEST_CASE("--clip and --weight-decay change the steps behind the first update") 
   }
 }
 
+TEST_CASE("--lr-schedule and --warmup: the rate of each step, in the log and in what it does") {
+  const auto rates = [](const Words& options) {
+    const std::string path = scratch() / "rates.jsonl";
+    REQUIRE(train(Words{"--log", path, "--steps", "8", "--lr", "0.008"} + options).status == 0);
+    std::vector<double> all;
+    for (const std::string& line : lines_of(read_file(path)))
+      if (const Json event = Json::parse(line); event.has("learning_rate"))
+        all.push_back(event["learning_rate"].real() * 1000);
+    return all;
+  };
+  const auto check = [&](const Words& options, const std::vector<double>& want) {
+    const std::vector<double> seen = rates(options);
+    REQUIRE(seen.size() == want.size());
+    for (std::size_t s = 0; s < want.size(); ++s)
+      CHECK(seen[s] == doctest::Approx(want[s]).epsilon(1e-6));
+  };
+  check({}, {8, 8, 8, 8, 8, 8, 8, 8});
+  check({"--warmup", "4"}, {2, 4, 6, 8, 8, 8, 8, 8});
+  check({"--lr-schedule", "linear"}, {7, 6, 5, 4, 3, 2, 1, 0});
+  check({"--lr-schedule", "linear", "--warmup", "4", "--lr-least", "0.5"},
+        {2, 4, 6, 8, 7, 6, 5, 4});
+  check({"--lr-schedule", "cosine", "--warmup", "4"},
+        {2, 4, 6, 8, 4 + 4 * std::sqrt(0.5), 4, 4 - 4 * std::sqrt(0.5), 0});
+  const std::string plain = curve({"--steps", "8"});
+  CHECK(curve({"--steps", "8", "--lr-schedule", "cosine"}) != plain);
+  CHECK(curve({"--steps", "8", "--warmup", "2"}) != plain);
+}
+
 TEST_CASE("the seed chooses the weights") {
   // One window, so that all data is the same.
   const std::string window = make_file("one_window", "seventeen bytes..");
