@@ -14,6 +14,7 @@ struct Mine {
   using compute = float;
   using reduce = float;
   using gradient = float;
+  using buffers = float;
 #ifdef MUST_FAIL
   using optimizer = double;
 #else

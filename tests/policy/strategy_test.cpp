@@ -52,6 +52,7 @@ struct InDouble {
   using compute = double;
   using reduce = double;
   using gradient = double;
+  using buffers = double;
   using optimizer = double;
 };
 struct NoUpdate {

@@ -14,10 +14,13 @@
 
 /// tests/fixtures/gpt_20_steps.json and the data it was made on (tests/fixtures/gpt_fixture.py).
 struct Fixture {
-  Fixture() {
-    std::ifstream file{SHARDEXPR_FIXTURES_DIR "/gpt_20_steps.json"};
+  /// Text of another file beside it.
+  explicit Fixture(const std::string& name) {
+    std::ifstream file{SHARDEXPR_FIXTURES_DIR "/" + name};
     json.assign(std::istreambuf_iterator<char>{file}, {});
     REQUIRE(json.size() > 1000);
+  }
+  Fixture() : Fixture{"gpt_20_steps.json"} {
     const auto size = [&](const char* key) { return static_cast<std::size_t>(number(key)); };
     config = {size("vocabulary"), size("context"), size("embed"),
               size("heads"),      size("layers"),  size("batch")};

@@ -28,7 +28,10 @@
        "name units that stand in the model's Units")                                               \
   RULE(SX306, (!recompute_saves<M, S>()),                                                          \
        "the recompute policy rebuilds a unit that saves nothing, or one unit alone",               \
-       "name units that have a Saved, two or more or a Repeat, or leave Recompute out")
+       "name units that have a Saved, two or more or a Repeat, or leave Recompute out")            \
+  RULE(SX307, (names_buffers_in_vain<M, S>()),                                                     \
+       "the precision names a dtype for buffers, and no unit of the model has any",                \
+       "give buffers the dtype of the storage, or leave it out")
 
 namespace shardexpr {
 
@@ -50,8 +53,8 @@ class sharded;  // engine/sharded.hpp
 
 namespace detail {
 
-template <class U, class D, class T, class G>
-concept UnitComputes = requires(const Forward<U, D, T>& f, const Backward<U, D, T, G>& b) {
+template <class U, class D, class P>
+concept UnitComputes = requires(const ForwardIn<U, D, P>& f, const BackwardIn<U, D, P>& b) {
   { U::forward(f) } -> std::same_as<void>;
   { U::backward(b) } -> std::same_as<void>;
 };
@@ -60,9 +63,7 @@ template <class M, class S>
 consteval bool every_unit_computes() {
   using P = typename S::precision;
   return []<std::size_t... I>(std::index_sequence<I...>) {
-    return (UnitComputes<typename M::Units::template Unit<I>, typename S::device,
-                         typename P::compute, typename P::reduce> &&
-            ...);
+    return (UnitComputes<typename M::Units::template Unit<I>, typename S::device, P> && ...);
   }
   (std::make_index_sequence<M::Units::stage_count>{});
 }
@@ -102,6 +103,12 @@ consteval bool recompute_saves() {
     }
   }
   (std::make_index_sequence<M::Units::stage_count>{});
+}
+
+template <class M, class S>
+consteval bool names_buffers_in_vain() {
+  using P = typename S::precision;
+  return !std::is_same_v<typename P::buffers, typename P::storage> && !model_has_buffers<M>();
 }
 
 template <class M, class S>

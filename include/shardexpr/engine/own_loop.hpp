@@ -46,6 +46,25 @@ class OwnLoop {
     return {*this, unit_of<Unit>("open_gradients", i)};
   }
 
+  /// Errors:  ConfigError if there is no such unit.
+  template <class Unit>
+  std::size_t unit_of(const char* verb, std::size_t i) const {
+    static_assert(holds_all<M>(list<Unit>{}),
+                  "the model holds no such unit: name one that stands in its Units");
+    std::size_t u = no_unit, count = 0;
+    Layout<M>::for_each_stage([&]<std::size_t St>() {
+      if constexpr (std::is_same_v<UnitAt<St>, Unit>) {
+        if (i >= count && i < count + core_->layout.count(St))
+          u = core_->layout.first_unit(St) + (i - count);
+        count += core_->layout.count(St);
+      }
+    });
+    if (u == no_unit)
+      throw ConfigError(std::string{verb} + ": there is no " + type_name<Unit>() + " number " +
+                        std::to_string(i) + ", the model has " + std::to_string(count) +
+                        ", counted from 0");
+    return u;
+  }
   void check_idle(const char* verb) const {
     if (guards_ != 0)
       throw ConfigError(std::string{verb} +
@@ -199,26 +218,6 @@ class OwnLoop {
     return S::accumulation::reduce_each ? micro_batches_ : 1;
   }
 
-  // Units ---------------------------------------------------------------------------------------
-
-  template <class Unit>
-  std::size_t unit_of(const char* verb, std::size_t i) const {
-    static_assert(holds_all<M>(list<Unit>{}),
-                  "the model holds no such unit: name one that stands in its Units");
-    std::size_t u = no_unit, count = 0;
-    Layout<M>::for_each_stage([&]<std::size_t St>() {
-      if constexpr (std::is_same_v<UnitAt<St>, Unit>) {
-        if (i >= count && i < count + core_->layout.count(St))
-          u = core_->layout.first_unit(St) + (i - count);
-        count += core_->layout.count(St);
-      }
-    });
-    if (u == no_unit)
-      throw ConfigError(std::string{verb} + ": there is no " + type_name<Unit>() + " number " +
-                        std::to_string(i) + ", the model has " + std::to_string(count) +
-                        ", counted from 0");
-    return u;
-  }
   std::string names_in_group(std::size_t g) const {
     return names_of_units(core_->layout,
                           [&](std::size_t v) { return core_->layout.unit(v).group == g; });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/engine/buffer_state.hpp>
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/full_gradients.hpp>
 #include <shardexpr/engine/gathered_parameters.hpp>
@@ -9,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -33,10 +35,12 @@ class Passes {
   template <class Unit>
   using Gradients = typename Unit::template Params<Tensor<Gradient>>;
 
-  Passes(Core& core, const typename M::Config& config, std::size_t micro_batches)
+  Passes(Core& core, const typename M::Config& config, std::size_t micro_batches,
+         std::uint64_t seed)
       : parameters{core},
         gradients{core, micro_batches},
         workspace{*core.device, config, core.layout},
+        buffers{core, config, seed},
         core_{&core},
         config_{&config} {}
 
@@ -47,6 +51,7 @@ class Passes {
   GatheredParameters<M, S> parameters;
   FullGradients<M, S> gradients;
   Workspace<M, Compute, Device, typename S::recompute> workspace;
+  BufferState<M, S> buffers;
 
   void gather(std::size_t g) { parameters.gather(g); }
   void keep(std::size_t g) { parameters.keep(g); }
@@ -61,16 +66,16 @@ class Passes {
 
   template <std::size_t St>
   void forward(std::size_t u) {
-    run_forward<UnitAt<St>>("forward", u);
+    run_forward<UnitAt<St>>("forward", u, false);
   }
   template <std::size_t St>
   void rebuild(std::size_t u) {
-    run_forward<UnitAt<St>>("rebuild", u);
+    run_forward<UnitAt<St>>("rebuild", u, true);
   }
   template <std::size_t St>
   void backward(std::size_t u) {
     using U = UnitAt<St>;
-    Backward<U, Device, Compute, Gradient> pass{begin("backward", u), *config_, *batch};
+    BackwardIn<U, Device, typename S::precision> pass{begin("backward", u), *config_, *batch};
     pass.w = bind_parameters<U>(u);
     pass.dw = bind_gradients<U>(u);
     pass.in = workspace.template inputs<U, ConstTensor>(u);
@@ -78,6 +83,7 @@ class Passes {
     pass.din = workspace.template input_gradients<U, Tensor>(u);
     pass.saved = workspace.template saved<U, Tensor>(u);
     pass.scratch = workspace.template scratch<U, Tensor>(u);
+    pass.buffers = buffers.template bind<U, Tensor<const typename S::precision::buffers>>(u);
     U::backward(pass);
     computed_ = core_->timeline.mark(compute_stream);  // what is released later need not be awaited
   }
@@ -114,13 +120,15 @@ class Passes {
 
  private:
   template <class U>
-  void run_forward(std::string_view what, std::size_t u) {
-    Forward<U, Device, Compute> pass{begin(what, u), *config_, *batch};
+  void run_forward(std::string_view what, std::size_t u, bool is_rebuild) {
+    ForwardIn<U, Device, typename S::precision> pass{begin(what, u), *config_, *batch};
     pass.w = bind_parameters<U>(u);
     pass.in = workspace.template inputs<U, ConstTensor>(u);
     pass.out = workspace.template outputs<U, Tensor>(u);
     pass.saved = workspace.template saved<U, Tensor>(u);
     pass.scratch = workspace.template scratch<U, Tensor>(u);
+    pass.buffers = buffers.template bind<U, Tensor<typename S::precision::buffers>>(u);
+    pass.is_rebuild = is_rebuild;
     U::forward(pass);
   }
   /// The compute stream, behind the gathers of what unit u computes with.

@@ -84,6 +84,11 @@ struct Refused : Report<decltype(Broken), Broken> {
   Guard<Gradients<Unit>> open_gradients(unsigned long long = 0) {
     return {};
   }
+  void for_each_buffer(Anything) {}
+  template <class Unit>
+  Anything buffers(unsigned long long = 0) {
+    return {};
+  }
   StepResult apply(double) { return {}; }
   void drop_gradients() {}
   Context context() { return {}; }

@@ -87,7 +87,7 @@ class sharded {
         options_{checked(options)},
         core_{device, comm, config, options.micro_batches},
         schedule_{core_.layout},
-        passes_{core_, config_, options.micro_batches},
+        passes_{core_, config_, options.micro_batches, options.seed},
         summary_{core_, comm.size()},
         loop_{core_, passes_, options.micro_batches},
         scaler_{options.loss_scale} {
@@ -190,6 +190,19 @@ class sharded {
                           [&](Summoned& group) { group.spread(from.rank); });
   }
 
+  /// Shows this rank's buffers: `visit(name, Tensor<B>)`, in the order of the units, B the
+  /// precision's `buffers`. They are the rank's own and may be changed.
+  /// Order:   not collective.
+  template <class Visit>
+  void for_each_buffer(Visit visit) {
+    for_each_unit([&]<class Unit>(std::size_t u) {
+      std::size_t k = 0;
+      for (const Spec& spec : detail::buffer_specs_of<Unit>(config_))
+        visit(parameter_name<Unit>(core_.layout.unit(u).index, spec),
+              passes_.buffers.of_unit(u)[k++]);
+    });
+  }
+
   // A loop of one's own -------------------------------------------------------------------------
 
   /// The full parameters of the i-th `Unit`, until the guard's scope is left: the way to them for
@@ -220,6 +233,13 @@ class sharded {
   template <class Unit>
   [[nodiscard]] OpenGradients<sharded, Unit> open_gradients(std::size_t i = 0) {
     return loop_.template open_gradients<sharded, Unit>(i);
+  }
+  /// The buffers of the i-th `Unit`, this rank's own, for passes of one's own.
+  /// Errors:  ConfigError if there is no such unit.
+  template <class Unit>
+  auto buffers(std::size_t i = 0) {
+    return passes_.buffers.template bind<Unit, Tensor<typename S::precision::buffers>>(
+        loop_.template unit_of<Unit>("buffers", i));
   }
   /// Updates all parameters with the gradients that were reduced. `loss` is this rank's, the mean
   /// over its micro-batches; the result holds the mean over the ranks.

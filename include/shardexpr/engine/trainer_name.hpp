@@ -26,10 +26,10 @@ struct name_of_policy {
   static std::string get() { return type_name<P>(); }
 };
 // By the shortest of its names, with the dtypes' own.
-template <class Storage, class Compute, class Reduce, class Optimizer>
-struct name_of_policy<Precision<Storage, Compute, Reduce, Optimizer>> {
+template <class Storage, class Compute, class Reduce, class Optimizer, class Buffers>
+struct name_of_policy<Precision<Storage, Compute, Reduce, Optimizer, Buffers>> {
   static std::string get() {
-    using P = Precision<Storage, Compute, Reduce, Optimizer>;
+    using P = Precision<Storage, Compute, Reduce, Optimizer, Buffers>;
     const auto list = [](auto... names) {
       std::string all;
       ((all += (all.empty() ? "" : ", ") + std::string{names}), ...);
@@ -38,8 +38,11 @@ struct name_of_policy<Precision<Storage, Compute, Reduce, Optimizer>> {
     if (std::is_same_v<P, FullPrecision>) return "FullPrecision";
     if (std::is_same_v<P, MixedPrecision<Compute, Reduce>>)
       return "MixedPrecision" + list(dtype_name<Compute>, dtype_name<Reduce>);
+    if (std::is_same_v<Buffers, Storage>)
+      return "Precision" + list(dtype_name<Storage>, dtype_name<Compute>, dtype_name<Reduce>,
+                                dtype_name<Optimizer>);
     return "Precision" + list(dtype_name<Storage>, dtype_name<Compute>, dtype_name<Reduce>,
-                              dtype_name<Optimizer>);
+                              dtype_name<Optimizer>, dtype_name<Buffers>);
   }
 };
 template <class M, class... Ps>

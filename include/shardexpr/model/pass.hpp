@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/tensor.hpp>
+#include <shardexpr/model/buffers.hpp>
 #include <shardexpr/model/unit.hpp>
+
+#include <type_traits>
 
 namespace shardexpr {
 
@@ -11,7 +14,9 @@ struct Context;  // device/concepts.hpp
 /// What a unit is given to compute its output. Every view is bound; nothing is allocated here.
 ///
 /// Order:   work is enqueued on `context.stream`.
-template <class Unit, class D, class T>
+///
+/// `B` is the dtype of buffers; a unit that has none need not name it.
+template <class Unit, class D, class T, class B = T>
 struct Forward {
   using Config = typename Unit::Config;
   using Batch = typename Unit::Batch;
@@ -26,11 +31,13 @@ struct Forward {
   OutputOf<Unit, Tensor, T> out;
   SavedOf<Unit, Tensor, T> saved;      // kept until this unit's backward
   ScratchOf<Unit, Tensor, T> scratch;  // any content before and after
+  BuffersOf<Unit, Tensor<B>> buffers;  // this rank's own
+  bool is_rebuild = false;             // a second forward (Recompute): leave buffers as they are
 };
 
 /// What a unit is given to compute gradients: of its parameters, added to `dw` (zeroed by the
 /// engine before the first use in a step); of its input, written to `din`.
-template <class Unit, class D, class T, class G = T>
+template <class Unit, class D, class T, class G = T, class B = T>
 struct Backward {
   using Config = typename Unit::Config;
   using Batch = typename Unit::Batch;
@@ -47,6 +54,19 @@ struct Backward {
   InputOf<Unit, Tensor, T> din;
   SavedOf<Unit, Tensor, T> saved;  // as forward left it; free to be overwritten
   ScratchOf<Unit, Tensor, T> scratch;
+  BuffersOf<Unit, Tensor<const B>> buffers;
 };
+
+namespace detail {
+/// The dtype of buffers as a unit's passes name it: one that has none leaves it out.
+template <class Unit, class P>
+using pass_buffers =
+    std::conditional_t<has_buffers<Unit>, typename P::buffers, typename P::compute>;
+template <class Unit, class D, class P>
+using ForwardIn = Forward<Unit, D, typename P::compute, pass_buffers<Unit, P>>;
+template <class Unit, class D, class P>
+using BackwardIn =
+    Backward<Unit, D, typename P::compute, typename P::reduce, pass_buffers<Unit, P>>;
+}  // namespace detail
 
 }  // namespace shardexpr

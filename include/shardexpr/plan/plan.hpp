@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/model/buffers.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/activations.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
@@ -18,7 +19,8 @@ struct Plan {
   std::size_t world = 0;
   std::size_t parameter_count = 0;  ///< of the model, in elements
 
-  std::size_t parameters_bytes = 0, gradients_bytes = 0, optimizer_bytes = 0;  ///< between steps
+  /// Between steps; parameters with the units' buffers.
+  std::size_t parameters_bytes = 0, gradients_bytes = 0, optimizer_bytes = 0;
   std::size_t gathered_bytes = 0;        ///< full parameters while units are gathered
   std::size_t resharded_bytes = 0;       ///< what ReshardTo keeps from forward to backward
   std::size_t full_gradients_bytes = 0;  ///< full gradients until they are reduced
@@ -100,6 +102,8 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
     plan.optimizer_bytes +=
         updated * Strategy::optimizer::moments * sizeof(typename Precision::optimizer);
   }
+  plan.parameters_bytes +=
+      detail::buffer_elements<Model>(config) * sizeof(typename Precision::buffers);
   const std::size_t element = sizeof(typename Precision::compute);
   plan.gathered_bytes =
       step.gathered_elements * element / (is_shared ? mesh.shards : 1) +

@@ -13,6 +13,7 @@ namespace shardexpr {
 ///   reduce     full gradients, and as they are reduced: summed in fp32, rounded once
 ///   gradient   reduced gradients as a rank keeps them and adds up micro-batches
 ///   optimizer  moments
+///   buffers    what units keep that is not trained (model/buffers.hpp)
 template <class P>
 concept PrecisionPolicy = OnAxis<P, axis::Precision> && requires {
   typename P::storage;
@@ -20,13 +21,14 @@ concept PrecisionPolicy = OnAxis<P, axis::Precision> && requires {
   typename P::reduce;
   typename P::gradient;
   typename P::optimizer;
+  typename P::buffers;
 };
 
 /// The dtypes of a rank's state, each as wanted. Where compute differs from storage, each rank
 /// keeps a copy of its part in compute dtype: the update writes it in the same pass, gathers send
 /// it, so that nothing is cast before a gather. Reduced gradients are kept in the wider of storage
 /// and reduce. Frozen parameters are kept in compute dtype alone.
-template <class Storage, class Compute, class Reduce, class Optimizer>
+template <class Storage, class Compute, class Reduce, class Optimizer, class Buffers = Storage>
 struct Precision {
   using axis = axis::Precision;
   using storage = Storage;
@@ -34,6 +36,7 @@ struct Precision {
   using reduce = Reduce;
   using gradient = std::conditional_t<(sizeof(Storage) < sizeof(Reduce)), Reduce, Storage>;
   using optimizer = Optimizer;
+  using buffers = Buffers;
 };
 
 /// fp32 throughout.

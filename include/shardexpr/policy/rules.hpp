@@ -111,7 +111,7 @@ inline constexpr auto rule_texts = std::to_array<RuleText>({
 namespace detail {
 template <class P>
 using dtypes_of = list<typename P::storage, typename P::compute, typename P::reduce,
-                       typename P::gradient, typename P::optimizer>;
+                       typename P::gradient, typename P::optimizer, typename P::buffers>;
 template <class... T>
 consteval bool trains_in(list<T...>) {
   return (is_one_of<T, fp32, bf16, fp16> && ...);

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/model/buffers.hpp>
+#include <shardexpr/model/initialize.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace shardexpr::detail {
+
+/// The units' buffers on one rank: one allocation, whatever the sharding.
+template <class M, class S>
+class BufferState {
+  using B = typename S::precision::buffers;
+  using Device = typename S::device;
+
+ public:
+  BufferState(Core<M, S>& core, const typename M::Config& config, std::uint64_t seed)
+      : memory_{
+            core.device->template allocate<B>(buffer_elements<M>(config), Purpose::parameters)} {
+    B* at = memory_.data();
+    Layout<M>::for_each_stage([&]<std::size_t St>() {
+      using Unit = typename M::Units::template Unit<St>;
+      for (std::size_t i = 0; i < core.layout.count(St); ++i) {
+        std::vector<Tensor<B>>& views = units_.emplace_back();
+        for (const Spec& spec : buffer_specs_of<Unit>(config)) {
+          const std::uint64_t name = hash_of(parameter_name<Unit>(i, spec));
+          for (std::size_t k = 0; k < spec.shape.count(); ++k)
+            at[k] = static_cast<B>(initial_value(seed, name, k, spec.init));
+          views.push_back({at, spec.shape});
+          at += round_up(spec.shape.count(), block_elements);
+        }
+      }
+    });
+  }
+
+  /// Those of unit u, as `Tensor<B>` or `Tensor<const B>`.
+  template <class Unit, class Field>
+  BuffersOf<Unit, Field> bind(std::size_t u) const {
+    if constexpr (has_buffers<Unit>) {
+      std::array<Field, chars_in<typename Unit::template Buffers<char>>> views;
+      std::copy(units_[u].begin(), units_[u].end(), views.begin());
+      return from_array<typename Unit::template Buffers<Field>>(views);
+    } else {
+      return {};
+    }
+  }
+  const std::vector<Tensor<B>>& of_unit(std::size_t u) const { return units_[u]; }
+
+ private:
+  typename Device::template Buffer<B> memory_;
+  std::vector<std::vector<Tensor<B>>> units_;
+};
+
+}  // namespace shardexpr::detail

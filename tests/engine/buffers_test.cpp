@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Buffers: what units keep that is not trained. Whole on every rank, each rank's own, in a dtype of
+// their own.
+#include <cstddef>
+#include <map>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "../support/check_plan.hpp"
+#include "../support/train.hpp"
+#include <doctest/doctest.h>
+
+namespace {
+
+// out = h * gain * scale; the mean of what it saw drifts behind.
+struct Drift {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  static constexpr sx::Name prefix = "drift.#.";
+  template <class T>
+  struct Params {
+    T gain;
+  };
+  template <class T>
+  struct Buffers {
+    T scale, mean;
+  };
+  template <template <class> class Of, class T>
+  using Input = toy::Hidden<Of, T>;
+  template <template <class> class Of, class T>
+  using Output = toy::Hidden<Of, T>;
+  template <template <class> class Of, class T>
+  struct Saved {
+    Of<T> scaled;
+  };
+
+  static constexpr Params<sx::Spec> describe(const Config& c) {
+    return {{"gain", sx::shape(c.width), sx::ones}};
+  }
+  static constexpr Buffers<sx::Spec> describe_buffers(const Config& c) {
+    return {{"scale", sx::shape(c.width), sx::normal(0.7f)},
+            {"mean", sx::shape(c.width), sx::zeros}};
+  }
+  template <class T>
+  static constexpr Output<sx::BufferSpec, T> output(const Config& c) {
+    return {sx::shape(c.rows, c.width)};
+  }
+  template <class T>
+  static constexpr Saved<sx::BufferSpec, T> saved(const Config& c) {
+    return {sx::shape(c.rows, c.width)};
+  }
+  template <class D, class T, class B>
+  static void forward(const sx::Forward<Drift, D, T, B>& p) {
+    const std::size_t n = p.config.width, rows = p.config.rows;
+    const bool drifts = !p.is_rebuild;
+    p.context.run(sx::reads(p.in.h, p.w.gain, p.buffers.scale, p.buffers.mean),
+                  sx::writes(p.out.h, p.saved.scaled, p.buffers.mean), [=] {
+                    for (std::size_t i = 0; i < p.in.h.count(); ++i) {
+                      p.saved.scaled[i] =
+                          static_cast<T>(p.in.h[i] * static_cast<float>(p.buffers.scale[i % n]));
+                      p.out.h[i] = static_cast<T>(p.saved.scaled[i] * p.w.gain[i % n]);
+                    }
+                    for (std::size_t c = 0; c < n && drifts; ++c) {
+                      float sum = 0;
+                      for (std::size_t r = 0; r < rows; ++r) sum += p.in.h[r * n + c];
+                      p.buffers.mean[c] =
+                          static_cast<B>(0.5f * static_cast<float>(p.buffers.mean[c]) +
+                                         0.5f * sum / static_cast<float>(rows));
+                    }
+                  });
+  }
+  template <class D, class T, class G, class B>
+  static void backward(const sx::Backward<Drift, D, T, G, B>& p) {
+    const std::size_t n = p.config.width;
+    p.context.run(sx::reads(p.dout.h, p.w.gain, p.saved.scaled, p.buffers.scale),
+                  sx::writes(p.din.h, p.dw.gain), [=] {
+                    for (std::size_t i = 0; i < p.dout.h.count(); ++i) {
+                      toy::add(p.dw.gain[i % n], p.dout.h[i] * p.saved.scaled[i]);
+                      p.din.h[i] = static_cast<T>(p.dout.h[i] * p.w.gain[i % n] *
+                                                  static_cast<float>(p.buffers.scale[i % n]));
+                    }
+                  });
+  }
+};
+struct Drifting {
+  using Config = toy::Config;
+  using Batch = toy::Batch;
+  using Units = sx::Units<toy::Encoder, sx::Repeat<Drift, &Config::depth>, toy::Decoder>;
+};
+using In16 = sx::Precision<sx::fp32, sx::fp32, sx::fp32, sx::fp32, sx::bf16>;
+
+struct Seen {
+  Outcome outcome;
+  std::vector<std::map<std::string, std::vector<float>>> buffers;  // by rank
+};
+template <class... Ps>
+Seen run(std::size_t world) {
+  using Trainer = sx::Sharded<Drifting, Ps...>;
+  Seen seen;
+  seen.buffers.resize(world);
+  seen.outcome = train_toy<Trainer>(world, 6, {}, [&](auto& comm, auto& device, auto& trainer) {
+    check_plan(sx::plan<Trainer>({}, world), device.account(), trainer.traffic(), 6);
+    trainer.for_each_buffer([&](const std::string& name, auto values) {
+      static_assert(std::is_same_v<decltype(values),
+                                   sx::Tensor<typename Trainer::Strategy::precision::buffers>>);
+      seen.buffers[comm.rank()][name].assign(values.data, values.data + values.count());
+    });
+  });
+  return seen;
+}
+
+TEST_CASE("buffers are whole on every rank under every sharding, and each rank's own") {
+  const Seen whole = run<sx::NoShard>(3);
+  CHECK(whole.outcome.losses.back() < whole.outcome.losses.front());
+  REQUIRE(whole.buffers[0].size() == 6);
+  CHECK(whole.buffers[0].begin()->first == "drift.0.mean");
+  CHECK(whole.buffers[0].at("drift.2.scale").size() == 7);
+  CHECK(whole.buffers[0].at("drift.1.scale") == whole.buffers[1].at("drift.1.scale"));
+  CHECK(whole.buffers[0].at("drift.1.mean") != whole.buffers[1].at("drift.1.mean"));
+  CHECK(whole.buffers[0].at("drift.1.mean") != whole.buffers[0].at("drift.0.mean"));
+  for (const Seen& other : {run<sx::FullShard>(3), run<sx::ShardOptimizer>(3)}) {
+    CHECK(other.outcome == whole.outcome);
+    CHECK(other.buffers == whole.buffers);
+  }
+}
+
+TEST_CASE("a rebuilt forward is told to leave buffers as they are") {
+  const Seen plain = run<sx::FullShard>(2), rebuilt = run<sx::FullShard, sx::Recompute<Drift>>(2);
+  CHECK(rebuilt.outcome == plain.outcome);
+  CHECK(rebuilt.buffers == plain.buffers);
+}
+
+TEST_CASE("buffers have a dtype of their own, on every rank in full") {
+  const Seen full = run<sx::FullShard>(2), half = run<sx::FullShard, In16>(2);
+  for (const auto& [name, values] : full.buffers[0])
+    if (name.ends_with("scale"))
+      for (std::size_t i = 0; i < values.size(); ++i)
+        CHECK(half.buffers[0].at(name)[i] == static_cast<float>(sx::bf16{values[i]}));
+  CHECK(half.outcome.weights != full.outcome.weights);
+  // Two buffers of 7 elements, a block each, in each of three units.
+  const auto kept = []<class... Ps>(sx::detail::list<Ps...>, std::size_t world) {
+    return sx::plan<sx::Sharded<Drifting, Ps...>>({}, world).parameters_bytes;
+  };
+  using sx::detail::list;
+  CHECK(kept(list<sx::NoShard>{}, 2) - kept(list<sx::NoShard, In16>{}, 2) == 3 * 2 * 64 * 2);
+  CHECK(kept(list<sx::FullShard>{}, 4) - kept(list<sx::FullShard, In16>{}, 4) == 3 * 2 * 64 * 2);
+}
+
+TEST_CASE("what is written into a unit's buffers is what its forward reads") {
+  sx::launch(2, [](sx::Threads& comm) {
+    sx::Cpu device;
+    sx::Sharded<Drifting> trainer{device, comm, toy::Config{}};
+    std::vector<float> x(20);
+    toy::fill(x, 0, comm.rank());
+    const double before = trainer.evaluate({x.data()});
+    const auto buffers = trainer.template buffers<Drift>(1);
+    for (std::size_t c = 0; c < buffers.scale.count(); ++c) buffers.scale[c] = 0;
+    CHECK(trainer.evaluate({x.data()}) != before);
+    CHECK_THROWS_AS(trainer.template buffers<Drift>(3), sx::ConfigError);
+  });
+}
+
+}  // namespace
