@@ -39,7 +39,9 @@ class HandwrittenGpt {
     embedding_.out = {tensor(gpt::hidden<float>(config).x)};
     const auto block_scratch = gpt::Block::scratch<float>(config);
     const decltype(blocks_[0].scratch) scratch{
-        tensor(block_scratch.narrow), tensor(block_scratch.wide), tensor(block_scratch.scores)};
+        tensor(block_scratch.narrow),
+        tensor(block_scratch.wide),
+        {tensor(block_scratch.attention.scores), {}, {}}};  // the rest is for 16 bits
     for (auto& block : blocks_) {
       const auto s = gpt::Block::saved<float>(config);
       block.out = {tensor(gpt::hidden<float>(config).x)};

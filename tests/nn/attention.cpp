@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
-#include "harness.hpp"
+#include "rounding.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -14,21 +15,29 @@ using harness::context;
 using harness::gradient_error;
 using harness::Owned;
 using harness::random;
+using harness::sum_loss;
+using harness::Worst;
 using sx::shape;
+using sx::Tensor;
 
 template <class T>
 struct Attention {
+  using A = sx::Accumulate<T>;
   std::size_t batch, length, embed, heads;
   Owned<T> qkv{harness::random<T>(shape(batch, length, 3 * embed), "qkv")};
-  Owned<T> scores{shape(2, nn::attention_rows, length)};
-  Owned<T> lse{shape(batch, heads, length)};
+  nn::AttentionScratch<sx::BufferSpec, T> spec = nn::attention_scratch<T>(length, embed / heads);
+  Owned<A> scores{spec.scores.shape};
+  Owned<T> rounded{spec.rounded.shape};
+  Owned<A> key_gradients{spec.key_gradients.shape};
+  Owned<A> lse{shape(batch, heads, length)};
   Owned<T> out{shape(batch, length, embed)}, dout{random<T>(out.view.shape, "dout")};
   Owned<T> dqkv{qkv.view.shape};
 
-  void forward() { nn::attention_forward(context(), qkv, heads, scores.view, lse, out.view); }
+  nn::AttentionScratch<Tensor, T> scratch() const { return {scores, rounded, key_gradients}; }
+  void forward() { nn::attention_forward(context(), qkv, heads, scratch(), lse, out.view); }
   void backward() {
-    for (T& d : dqkv.view.span()) d = 7;  // it is written, not added to
-    nn::attention_backward(context(), qkv, heads, lse, out, dout, scores.view, dqkv.view);
+    for (T& d : dqkv.view.span()) d = static_cast<T>(7.0f);  // it is written, not added to
+    nn::attention_backward(context(), qkv, heads, lse, out, dout, scratch(), dqkv.view);
   }
   double objective() {
     forward();
@@ -86,6 +95,130 @@ TEST_CASE("attention: gradients of q, k and v") {
     a.backward();
     CHECK(gradient_error(
               a.qkv, a.dqkv, [&] { return a.objective(); }, c.stride) < 1e-7);
+  }
+}
+
+// Probabilities are rounded before v is multiplied by them, and so are they and the gradient of the
+// scores in backward. Backward is compared on the same out and lse.
+TEST_CASE_TEMPLATE("attention in 16 bits", T, sx::bf16, sx::fp16) {
+  struct Case {
+    std::size_t batch, length, embed, heads;
+  };
+  // Many short rows of heads of one: where a sum has one term, one rounding too many shows.
+  for (const Case c : {Case{1, 1, 3, 1}, {200, 2, 3, 3}, {2, 65, 12, 3}, {1, 150, 34, 2}}) {
+    CAPTURE(c.length);
+    Attention<T> a{c.batch, c.length, c.embed, c.heads};
+    Attention<double> exact{c.batch, c.length, c.embed, c.heads};
+    for (std::size_t i = 0; i < a.qkv.count(); ++i) exact.qkv[i] = static_cast<double>(a.qkv[i]);
+    for (std::size_t i = 0; i < a.dout.count(); ++i) exact.dout[i] = static_cast<double>(a.dout[i]);
+    a.forward();
+    exact.forward();
+    const auto exact_out = harness::widened(exact.out), exact_lse = harness::widened(exact.lse);
+    for (std::size_t i = 0; i < a.lse.count(); ++i) exact.lse[i] = static_cast<double>(a.lse[i]);
+    for (std::size_t i = 0; i < a.out.count(); ++i) exact.out[i] = static_cast<double>(a.out[i]);
+    a.backward();
+    exact.backward();
+
+    // Of each element of out and dqkv: the terms that were rounded to T, and what else is lost.
+    struct Error {
+      double rounded = 0, lost = 0;
+      // A term x, known to within `before`, is rounded and multiplied by y, and joins a sum.
+      void add(double x, double before, double y, std::size_t summands) {
+        x = std::abs(x) + before, y = std::abs(y);
+        rounded += x * y;
+        lost += (before + harness::smallest_number<T> / 2) * y + sum_loss(x * y, 2 * summands);
+      }
+    };
+    std::vector<Error> out_error(a.out.count()), error(a.dqkv.count());
+    const std::size_t head = c.embed / c.heads;
+    const double scale = 1 / std::sqrt(static_cast<double>(head));
+    for (std::size_t b = 0; b < c.batch; ++b)
+      for (std::size_t h = 0; h < c.heads; ++h)
+        for (std::size_t row = 0; row < c.length; ++row) {
+          const std::size_t first = b * c.length, o = (first + row) * c.embed + h * head;
+          const std::size_t l = (b * c.heads + h) * c.length + row;
+          const auto at = [&](std::size_t r, std::size_t part) {
+            return ((first + r) * 3 + part) * c.embed + h * head;
+          };
+          const auto dot = [&](const double* x, const double* y, double& size) {
+            double sum = size = 0;
+            for (std::size_t i = 0; i < head; ++i)
+              sum += x[i] * y[i], size += std::abs(x[i] * y[i]);
+            return sum;
+          };
+          const double* const qkv = exact.qkv.view.data;
+          const double* const dout = exact.dout.view.data + o;
+          // What an exponent may be off, and with it a probability, of itself: that of the largest
+          // score, for it enters the sum that divides.
+          double exponent_loss = 0, size = 0;
+          for (std::size_t key = 0; key <= row; ++key) {
+            dot(qkv + at(row, 0), qkv + at(key, 1), size);
+            exponent_loss = std::max(exponent_loss,
+                                     sum_loss(size * scale + std::abs(exact.lse[l]), 2 * head + 4));
+          }
+          CHECK(std::abs(static_cast<double>(a.lse[l]) - exact_lse[l]) <=
+                exponent_loss + sum_loss(1, c.length / 16 + 8));
+          const double p_loss = 2 * exponent_loss + sum_loss(1, c.length / 16 + 16);
+          double mean_size = 0, dp_size = 0;
+          const double mean = dot(dout, exact.out.view.data + o, mean_size);
+          for (std::size_t key = 0; key <= row; ++key) {
+            const double score = dot(qkv + at(row, 0), qkv + at(key, 1), size) * scale;
+            const double dp = dot(dout, qkv + at(key, 2), dp_size);
+            const double p = std::exp(score - exact.lse[l]), ds = p * (dp - mean) * scale;
+            const double ds_loss =
+                p * scale * (dp_size + mean_size) * (p_loss + sum_loss(1, 2 * head + 4));
+            for (std::size_t i = 0; i < head; ++i) {
+              out_error[o + i].add(p, p * p_loss, qkv[at(key, 2) + i], c.length);
+              error[at(row, 0) + i].add(ds, ds_loss, qkv[at(key, 1) + i], c.length);
+              error[at(key, 1) + i].add(ds, ds_loss, qkv[at(row, 0) + i], c.length);
+              error[at(key, 2) + i].add(p, p * p_loss, dout[i], c.length);
+            }
+          }
+        }
+    Worst out, dqkv;
+    for (std::size_t i = 0; i < a.out.count(); ++i)
+      out.see(a.out[i], exact_out[i], out_error[i].lost, out_error[i].rounded);
+    for (std::size_t i = 0; i < a.dqkv.count(); ++i)
+      dqkv.see(a.dqkv[i], exact.dqkv[i], error[i].lost, error[i].rounded);
+    CHECK(out.ratio() <= 1);
+    CHECK(dqkv.ratio() <= 1);
+  }
+}
+
+// The gradients of the first key and value, where each of 640 rows adds about as much: blocks of
+// rows are summed in fp32. One rounding of y leaves errors of u |y| / sqrt(3) or less, squares
+// averaged; that average of n of them deviates by 2 / sqrt(5 n) of itself. Ten roundings would
+// double them.
+TEST_CASE_TEMPLATE("attention in 16 bits: gradients of keys are rounded once", T, sx::bf16,
+                   sx::fp16) {
+  constexpr std::size_t length = 10 * nn::attention_rows, embed = 128;
+  Attention<T> a{1, length, embed, 4};
+  Attention<double> exact{1, length, embed, 4};
+  for (std::size_t row = 0; row < length; ++row)
+    for (std::size_t i = 0; i < embed; ++i) {
+      T* const q = &a.qkv[row * 3 * embed + i];
+      q[0] = static_cast<T>(1 + 0.1f * q[0]);
+      q[embed] = static_cast<T>(0.01f * q[embed]);
+      q[2 * embed] = static_cast<T>(row == 0 ? 1.0f : 0.1f * q[2 * embed]);
+      T& dout = a.dout[row * embed + i];  // all keys weigh alike: the first, 1 / (row + 1)
+      dout = static_cast<T>(static_cast<float>(row + 1) * (1 + 0.1f * dout) / length);
+      exact.dout[row * embed + i] = static_cast<double>(dout);
+      for (std::size_t part = 0; part < 3; ++part)
+        exact.qkv[(row * 3 + part) * embed + i] = static_cast<double>(q[part * embed]);
+    }
+  a.forward();
+  exact.forward();
+  for (std::size_t i = 0; i < a.out.count(); ++i) exact.out[i] = static_cast<double>(a.out[i]);
+  for (std::size_t i = 0; i < a.lse.count(); ++i) exact.lse[i] = static_cast<double>(a.lse[i]);
+  a.backward();
+  exact.backward();
+  for (const std::size_t part : {1u, 2u}) {
+    CAPTURE(part);
+    double squares = 0;
+    for (std::size_t i = part * embed; i < (part + 1) * embed; ++i)
+      squares += std::pow(static_cast<double>(a.dqkv[i]) / exact.dqkv[i] - 1, 2) / embed;
+    const double rounded_once = std::pow(harness::unit_roundoff<T>, 2) / 3;
+    CHECK(squares < rounded_once * (1 + 3 * 2 / std::sqrt(5.0 * embed)));
   }
 }
 

@@ -4,7 +4,7 @@
 #include <set>
 #include <string>
 
-#include "harness.hpp"
+#include "rounding.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -94,6 +94,57 @@ TEST_CASE("gpt: float agrees with double") {
     }
     CHECK(std::sqrt(difference) < 2e-5 * std::sqrt(norm));
   }
+}
+
+// Each rounding leaves errors of at most u / sqrt(3), squares averaged, of what it rounds;
+// independent ones add as squares. Behind a gradient are the roundings of all that forward stores
+// (one tensor in the embedding, eight in a block, two in the head) and of what backward does (three
+// in the head, nine in a block). A row's loss is a difference of logits, whose deviation is that of
+// a table's row times that of a norm's output.
+template <class T, class G>
+void check_16_bit() {
+  const sx::GptConfig config{61, 70, 36, 3, 3, 2};
+  GptRun<double> exact{config};
+  GptRun<T, G> rounded{config};
+  exact.initialize(1234);
+  rounded.initialize(1234);
+  for (auto& entry : rounded.parameters) {
+    const auto& w = entry.second.w;
+    for (std::size_t i = 0; i < w.count(); ++i)
+      exact.parameters.at(entry.first).w[i] = static_cast<double>(w[i]);
+  }
+  const Tokens tokens{config};
+  const double u = harness::unit_roundoff<T>;
+  const double scale = 256;  // of the loss, so that no gradient is below fp16's smallest number
+  const double error = u * std::sqrt((6.0 + 17.0 * static_cast<double>(config.layers)) / 3);
+  const double logit = 0.02 * std::sqrt(static_cast<double>(config.embed));
+  const double loss = static_cast<double>(rounded.forward(tokens.batch()));
+  CHECK(std::abs(loss - exact.forward(tokens.batch())) < 2 * error * logit);
+  exact.zero_gradients();
+  rounded.zero_gradients();
+  exact.backward(tokens.batch(), scale);
+  rounded.backward(tokens.batch(), static_cast<float>(scale));
+  for (auto& entry : rounded.parameters) {
+    const std::string& name = entry.first;
+    CAPTURE(name);
+    double difference = 0, norm = 0;
+    const auto& dw = entry.second.dw;
+    const auto& right = exact.parameters.at(name).dw;
+    for (std::size_t i = 0; i < dw.count(); ++i) {
+      difference += std::pow(static_cast<double>(dw[i]) - right[i], 2);
+      norm += std::pow(right[i], 2);
+    }
+    CHECK(std::sqrt(difference) < error * std::sqrt(norm));
+  }
+}
+
+TEST_CASE("gpt: bf16 agrees with double") {
+  check_16_bit<sx::bf16, float>();
+  check_16_bit<sx::bf16, sx::bf16>();
+}
+TEST_CASE("gpt: fp16 agrees with double") {
+  check_16_bit<sx::fp16, float>();
+  check_16_bit<sx::fp16, sx::fp16>();
 }
 
 TEST_CASE("gpt: the same step twice is the same bits") {

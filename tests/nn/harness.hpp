@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/pass.hpp>
@@ -10,7 +11,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -48,39 +49,41 @@ struct Owned {
 };
 
 /// Fills with numbers of deviation `spread` about `mean`.
-template <class T>
-void randomize(Tensor<T> t, const char* name, T mean = 0, T spread = 1) {
+template <class T, class A = sx::Accumulate<T>>
+void randomize(Tensor<T> t, const char* name, A mean = 0, A spread = 1) {
   for (std::size_t i = 0; i < t.count(); ++i)
-    t[i] =
-        mean + spread * static_cast<T>(sx::initial_value(1, sx::hash_of(name), i, sx::normal(1)));
+    t[i] = static_cast<T>(
+        mean + spread * static_cast<A>(sx::initial_value(1, sx::hash_of(name), i, sx::normal(1))));
 }
 template <class T>
-Owned<T> random(sx::Shape shape, const char* name, T mean = 0, T spread = 1) {
+Owned<T> random(sx::Shape shape, const char* name, sx::Accumulate<T> mean = 0,
+                sx::Accumulate<T> spread = 1) {
   Owned<T> t{shape};
   randomize<T>(t, name, mean, spread);
   return t;
 }
 
-template <class T>
+template <class T, class G = T>
 struct Parameter {
   sx::Spec spec;
-  Owned<T> w, dw;
+  Owned<T> w;
+  Owned<G> dw;
 };
-template <class T>
-using Parameters = std::map<std::string, Parameter<T>>;
+template <class T, class G = T>
+using Parameters = std::map<std::string, Parameter<T, G>>;
 
 /// One unit with all that its passes need.
-template <class Unit, class T>
+template <class Unit, class T, class G = T>
 class UnitRun {
  public:
   using Config = typename Unit::Config;
   using Batch = typename Unit::Batch;
 
-  UnitRun(const Config& config, std::size_t index, Parameters<T>& parameters) : config_{config} {
+  UnitRun(const Config& config, std::size_t index, Parameters<T, G>& parameters) : config_{config} {
     for (const sx::Spec& spec : sx::specs_of<Unit>(config)) {
       const std::string name = sx::parameter_name<Unit>(index, spec);
       if (!spec.is_tied())
-        parameters.emplace(name, Parameter<T>{spec, Owned<T>{spec.shape}, Owned<T>{spec.shape}});
+        parameters.emplace(name, Parameter<T, G>{spec, Owned<T>{spec.shape}, Owned<G>{spec.shape}});
       parameters_.push_back(&parameters.at(name));
     }
     out = allocate(sx::detail::output_buffers<Unit, T>(config));
@@ -104,7 +107,7 @@ class UnitRun {
   template <class In>
   void backward(const Batch& batch, const In& in, const In& din) {
     using sx::detail::from_array;
-    sx::Backward<Unit, Cpu, T, T> pass{context(), config_, batch};
+    sx::Backward<Unit, Cpu, T, G> pass{context(), config_, batch};
     pass.w = weights();
     pass.dw = gradients();
     pass.in = from_array<decltype(pass.in)>(in);
@@ -131,7 +134,7 @@ class UnitRun {
       memory_.push_back(device().allocate<char>(specs[i].shape.count() * specs[i].element_bytes,
                                                 sx::Purpose::other));
       // Nothing may rely on zeroed memory: the engine's arena is not.
-      std::memset(memory_.back().data(), 0x7f, memory_.back().size_bytes());
+      std::fill_n(memory_.back().data(), memory_.back().count(), char{0x7f});
       tensors[i] = {memory_.back().data(), specs[i].shape};
     }
     return tensors;
@@ -142,22 +145,24 @@ class UnitRun {
     return sx::detail::from_array<typename Unit::template Params<Tensor<const T>>>(w);
   }
   auto gradients() const {
-    std::array<Tensor<T>, count> dw;
+    std::array<Tensor<G>, count> dw;
     for (std::size_t i = 0; i < count; ++i) dw[i] = parameters_[i]->dw;
-    return sx::detail::from_array<typename Unit::template Params<Tensor<T>>>(dw);
+    return sx::detail::from_array<typename Unit::template Params<Tensor<G>>>(dw);
   }
 
   Config config_;
-  std::vector<Parameter<T>*> parameters_;
+  std::vector<Parameter<T, G>*> parameters_;
   std::vector<Cpu::Buffer<char>> memory_;
   std::array<sx::detail::AnyTensor, sx::detail::chars_in<SavedChars>> saved_;
   std::array<sx::detail::AnyTensor, sx::detail::chars_in<ScratchChars>> scratch_;
 };
 
-/// A whole GPT on one rank.
-template <class T>
+/// A whole GPT on one rank, with gradients of parameters in G.
+template <class T, class G = T>
 class GptRun {
  public:
+  using A = sx::Accumulate<T>;
+
   explicit GptRun(const sx::GptConfig& config) : embedding_{config, 0, parameters} {
     for (std::size_t i = 0; i < config.layers; ++i) blocks_.emplace_back(config, i, parameters);
     head_.emplace(config, 0, parameters);
@@ -172,10 +177,10 @@ class GptRun {
   /// Weights large enough that every term of every gradient shows.
   void randomize() {
     for (auto& [name, p] : parameters)
-      harness::randomize<T>(p.w, name.c_str(), static_cast<T>(p.spec.init.mean), T(0.3));
+      harness::randomize<T>(p.w, name.c_str(), static_cast<A>(p.spec.init.mean), A(0.3));
   }
 
-  T forward(const sx::GptBatch& batch) {
+  A forward(const sx::GptBatch& batch) {
     embedding_.forward(batch, none);
     auto x = embedding_.out;
     for (auto& block : blocks_) {
@@ -183,11 +188,11 @@ class GptRun {
       x = block.out;
     }
     head_->forward(batch, x);
-    return *reinterpret_cast<T*>(head_->out[0].data);
+    return *reinterpret_cast<A*>(head_->out[0].data);
   }
 
-  void backward(const sx::GptBatch& batch, T dloss) {
-    *reinterpret_cast<T*>(head_->dout[0].data) = dloss;
+  void backward(const sx::GptBatch& batch, A dloss) {
+    *reinterpret_cast<A*>(head_->dout[0].data) = dloss;
     auto& last = blocks_.back();
     head_->backward(batch, last.out, last.dout);
     for (std::size_t i = blocks_.size(); i-- > 0;) {
@@ -201,17 +206,17 @@ class GptRun {
 
   void zero_gradients() {
     for (auto& [name, p] : parameters)
-      for (T& g : p.dw.view.span()) g = 0;
+      for (G& g : p.dw.view.span()) g = G{};
   }
 
-  Parameters<T> parameters;
+  Parameters<T, G> parameters;
 
  private:
   static constexpr std::array<sx::detail::AnyTensor, 0> none{};
 
-  UnitRun<sx::gpt::Embedding, T> embedding_;
-  std::vector<UnitRun<sx::gpt::Block, T>> blocks_;
-  std::optional<UnitRun<sx::gpt::Head, T>> head_;
+  UnitRun<sx::gpt::Embedding, T, G> embedding_;
+  std::vector<UnitRun<sx::gpt::Block, T, G>> blocks_;
+  std::optional<UnitRun<sx::gpt::Head, T, G>> head_;
 };
 
 /// Deterministic tokens, without structure.
@@ -254,7 +259,7 @@ double gradient_error(Tensor<double> x, Tensor<double> gradient, Objective&& obj
     const double expected = slope(x[i], objective);
     const double scale = std::max({std::abs(expected), std::abs(gradient[i]), 1e-3 * largest});
     const double error = std::abs(gradient[i] - expected) / scale;
-    if (!(error <= worst)) worst = error;  // NaN counts
+    worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max(worst, error);
   }
   return worst;
 }

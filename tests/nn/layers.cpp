@@ -79,7 +79,7 @@ TEST_CASE("linear: gradients of x, w, b and the residual") {
   };
   Owned<double> dx{x.view.shape}, dw{w.view.shape}, db{b.view.shape};
   nn::linear_backward_input(context(), dy, w, dx.view);
-  nn::linear_backward_params(context(), x, dy, dw.view, db.view);
+  nn::linear_backward_params(context(), x, dy.view, dw.view, db.view);
   CHECK(gradient_error(x, dx, plain) < tolerance);
   CHECK(gradient_error(w, dw, plain) < tolerance);
   CHECK(gradient_error(b, db, plain) < tolerance);
@@ -87,7 +87,7 @@ TEST_CASE("linear: gradients of x, w, b and the residual") {
   CHECK(gradient_error(residual, dy, with_residual) < tolerance);
 
   const double before = dw[4], bias_before = db[1];  // backward adds to parameters' gradients
-  nn::linear_backward_params(context(), x, dy, dw.view, db.view);
+  nn::linear_backward_params(context(), x, dy.view, dw.view, db.view);
   CHECK(dw[4] == doctest::Approx(2 * before));
   CHECK(db[1] == doctest::Approx(2 * bias_before));
 
@@ -166,7 +166,7 @@ TEST_CASE("embedding: gradients of both tables, repeated tokens included") {
     nn::embedding_forward(context(), tokens.data(), wte, wpe, y.view);
     return dot(y, dy);
   };
-  nn::embedding_backward(context(), tokens.data(), dy, dwte.view, dwpe.view);
+  nn::embedding_backward(context(), tokens.data(), dy.view, dwte.view, dwpe.view);
   CHECK(gradient_error(wte, dwte, objective) < tolerance);
   CHECK(gradient_error(wpe, dwpe, objective) < tolerance);
 

@@ -93,13 +93,13 @@ struct Block {
   struct Scratch {
     Of<T> narrow;  // a norm's output; in backward also gradients of that width
     Of<T> wide;    // gelu's output; in backward also dfc, then dqkv
-    Of<T> scores;
+    nn::AttentionScratch<Of, T> attention;
   };
   template <class T>
   static constexpr Scratch<BufferSpec, T> scratch(const Config& c) {
     return {.narrow = shape(c.batch, c.context, c.embed),
             .wide = shape(c.batch, c.context, 4 * c.embed),
-            .scores = shape(2, nn::attention_rows, c.context)};
+            .attention = nn::attention_scratch<T>(c.context, c.embed / c.heads)};
   }
 
   /// Multiplications and additions of the matrix products, attention's for the pairs that causality
@@ -111,13 +111,13 @@ struct Block {
 
   template <class D, class T>
   static void forward(const Forward<Block, D, T>& p) {
-    const auto& [narrow, wide, scores] = p.scratch;
+    const auto& [narrow, wide, scratch] = p.scratch;
     const auto& s = p.saved;
     const auto& w = p.w;
     const nn::LayerContext<D> on{p.context};
     layer_norm_forward(on, p.in.x, w.ln_1_weight, w.ln_1_bias, s.mean_1, s.rstd_1, narrow);
     linear_forward(on, narrow, w.attn_weight, w.attn_bias, s.qkv);
-    attention_forward(on, s.qkv, p.config.heads, scores, s.lse, s.attended);
+    attention_forward(on, s.qkv, p.config.heads, scratch, s.lse, s.attended);
     linear_residual_forward(on, p.in.x, s.attended, w.attn_proj_weight, w.attn_proj_bias, s.middle);
     layer_norm_forward(on, s.middle, w.ln_2_weight, w.ln_2_bias, s.mean_2, s.rstd_2, narrow);
     linear_forward(on, narrow, w.fc_weight, w.fc_bias, s.fc);
@@ -127,7 +127,7 @@ struct Block {
 
   template <class D, class T, class G>
   static void backward(const Backward<Block, D, T, G>& p) {
-    const auto& [narrow, wide, scores] = p.scratch;
+    const auto& [narrow, wide, scratch] = p.scratch;
     const auto& s = p.saved;
     const auto& w = p.w;
     const auto& dw = p.dw;
@@ -147,7 +147,7 @@ struct Block {
     const Tensor<T> dqkv{wide.data, s.qkv.shape};
     linear_backward_params(on, s.attended, dx, dw.attn_proj_weight, dw.attn_proj_bias);
     linear_backward_input(on, dx, w.attn_proj_weight, narrow);
-    attention_backward(on, s.qkv, p.config.heads, s.lse, s.attended, narrow, scores, dqkv);
+    attention_backward(on, s.qkv, p.config.heads, s.lse, s.attended, narrow, scratch, dqkv);
     layer_norm_recompute(on, p.in.x, w.ln_1_weight, w.ln_1_bias, s.mean_1, s.rstd_1, narrow);
     linear_backward_params(on, narrow, dqkv, dw.attn_weight, dw.attn_bias);
     linear_backward_input(on, dqkv, w.attn_weight, narrow);

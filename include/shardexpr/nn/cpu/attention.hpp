@@ -2,13 +2,16 @@
 #pragma once
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/core/loop.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/product.hpp>
 #include <shardexpr/nn/layer.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <type_traits>
 
 namespace shardexpr::nn {
 
@@ -31,36 +34,94 @@ struct AttentionSizes {
   std::size_t out_at(std::size_t b, std::size_t h) const { return b * context * embed + h * head; }
 };
 
+// Where scores lie when they are multiplied: rounded to T, or as they are if T is as wide.
 template <class T>
-void attend(const AttentionSizes& s, const T* q, const T* k, const T* v, T* scores,
-            Accumulate<T>* lse, T* out) {
-  const T scale = 1 / std::sqrt(static_cast<T>(s.head));
+T* scores_to_multiply(const AttentionScratch<Tensor, T>& scratch) {
+  if constexpr (std::is_same_v<T, Accumulate<T>>)
+    return scratch.scores.data;
+  else
+    return scratch.rounded.data;
+}
+
+template <class T>
+void attend(const AttentionSizes& s, const T* q, const T* k, const T* v,
+            const AttentionScratch<Tensor, T>& scratch, Accumulate<T>* lse, T* out) {
+  using A = Accumulate<T>;
+  const A scale = 1 / std::sqrt(static_cast<A>(s.head));
+  A* const scores = scratch.scores.data;
+  T* const p = scores_to_multiply(scratch);
   for (std::size_t at = 0; at < s.context; at += attention_rows) {
     const std::size_t rows = std::min(attention_rows, s.context - at);
     const std::size_t keys = at + rows;  // no row of this block sees further
-    auto p = matrix(scores, rows, keys, s.context);
-    p.noalias() = matrix(q + at * s.stride, rows, s.head, s.stride) *
-                  matrix(k, keys, s.head, s.stride).transpose();
+    multiply<Into::set>(Rows<const T>{q + at * s.stride, rows, s.head, s.stride},
+                        transposed(Rows<const T>{k, keys, s.head, s.stride}),
+                        Rows<A>{scores, rows, keys, s.context});
     for (std::size_t r = 0; r < rows; ++r) {
-      T* row = scores + r * s.context;
+      A* row = scores + r * s.context;
+      T* p_row = p + r * s.context;
       const std::size_t seen = at + r + 1;
-      const T largest = max_of(row, seen);
+      const A largest = max_of(row, seen);
       exp_row(row, seen, scale, largest * scale);
-      const T sum = sum_of(row, seen);
-      scale_row(row, seen, 1 / sum);
-      for (std::size_t c = seen; c < keys; ++c) row[c] = 0;
+      const A sum = sum_of(row, seen);
+      scale_row(row, seen, 1 / sum, p_row);  // in place, where p is the scores
+      for (std::size_t c = seen; c < keys; ++c) p_row[c] = T{};
       lse[at + r] = multiply_add(largest, scale, std::log(sum));
     }
-    matrix(out + at * s.embed, rows, s.head, s.embed).noalias() =
-        p * matrix(v, keys, s.head, s.stride);
+    multiply<Into::set>(Rows<const T>{p, rows, keys, s.context},
+                        Rows<const T>{v, keys, s.head, s.stride},
+                        Rows<T>{out + at * s.embed, rows, s.head, s.embed});
   }
+}
+
+// Where the gradient of one head's k or v is summed: in scratch, or where it belongs if T is as
+// wide as a sum.
+template <class T>
+Rows<Accumulate<T>> key_gradient(const AttentionSizes& s,
+                                 const AttentionScratch<Tensor, T>& scratch, std::size_t which,
+                                 T* dk) {
+  if constexpr (std::is_same_v<T, Accumulate<T>>)
+    return {dk, s.context, s.head, s.stride};
+  else
+    return {scratch.key_gradients.data + which * s.context * s.head, s.context, s.head, s.head};
+}
+template <class A>
+Rows<A> first_rows(const Rows<A>& a, std::size_t count) {
+  return {a.data, count, a.columns, a.stride};
+}
+template <class T>
+void store_key_gradient(const AttentionSizes& s, const Rows<Accumulate<T>>& sum, T* dk) {
+  if constexpr (!std::is_same_v<T, Accumulate<T>>)
+    for (std::size_t r = 0; r < sum.rows; ++r)
+      for (std::size_t c = 0; c < sum.columns; ++c)
+        dk[r * s.stride + c] = static_cast<T>(sum.data[r * sum.stride + c]);
+}
+
+// One row of backward: from scores and dp, the gradient of probabilities, the probabilities p and
+// the gradient of the scores, ds, both as they are multiplied. They may lie where scores and dp do.
+template <class T>
+void attend_backward_row(Accumulate<T>* scores, const Accumulate<T>* dp, std::size_t seen,
+                         std::size_t keys, Accumulate<T> scale, Accumulate<T> lse,
+                         Accumulate<T> mean, T* p, T* ds) {
+  exp_row(scores, seen, scale, lse);
+  shardexpr::detail::for_independent(
+      seen, [=](std::size_t c) __attribute__((always_inline)) {
+        ds[c] = static_cast<T>(scores[c] * (dp[c] - mean) * scale);
+        if constexpr (!std::is_same_v<T, Accumulate<T>>) p[c] = static_cast<T>(scores[c]);
+      });
+  for (std::size_t c = seen; c < keys; ++c) p[c] = ds[c] = T{};
 }
 
 template <class T>
 void attend_backward(const AttentionSizes& s, const T* q, const T* k, const T* v,
-                     const Accumulate<T>* lse, const T* out, const T* dout, T* scores, T* dscores,
-                     T* dq, T* dk, T* dv) {
-  const T scale = 1 / std::sqrt(static_cast<T>(s.head));
+                     const Accumulate<T>* lse, const T* out, const T* dout,
+                     const AttentionScratch<Tensor, T>& scratch, T* dq, T* dk, T* dv) {
+  using A = Accumulate<T>;
+  const A scale = 1 / std::sqrt(static_cast<A>(s.head));
+  A* const scores = scratch.scores.data;
+  A* const dp = scores + attention_rows * s.context;
+  T* const p = scores_to_multiply(scratch);
+  T* const ds = p + attention_rows * s.context;
+  const Rows<A> dk_sum = key_gradient(s, scratch, 0, dk), dv_sum = key_gradient(s, scratch, 1, dv);
   // From the last block to the first: the last one sees every key, so it writes dk and dv whole
   // and nothing has to be zeroed before.
   const std::size_t blocks = ceil_div(s.context, attention_rows);
@@ -68,35 +129,29 @@ void attend_backward(const AttentionSizes& s, const T* q, const T* k, const T* v
     const std::size_t at = block * attention_rows;
     const std::size_t rows = std::min(attention_rows, s.context - at);
     const std::size_t keys = at + rows;
-    const auto q_rows = matrix(q + at * s.stride, rows, s.head, s.stride);
-    const auto k_rows = matrix(k, keys, s.head, s.stride);
-    const auto v_rows = matrix(v, keys, s.head, s.stride);
-    const auto dout_rows = matrix(dout + at * s.embed, rows, s.head, s.embed);
-    auto p = matrix(scores, rows, keys, s.context);
-    auto dp = matrix(dscores, rows, keys, s.context);
-    p.noalias() = q_rows * k_rows.transpose();
-    dp.noalias() = dout_rows * v_rows.transpose();
+    const Rows<const T> q_rows{q + at * s.stride, rows, s.head, s.stride};
+    const Rows<const T> k_rows{k, keys, s.head, s.stride}, v_rows{v, keys, s.head, s.stride};
+    const Rows<const T> dout_rows{dout + at * s.embed, rows, s.head, s.embed};
+    multiply<Into::set>(q_rows, transposed(k_rows), Rows<A>{scores, rows, keys, s.context});
+    multiply<Into::set>(dout_rows, transposed(v_rows), Rows<A>{dp, rows, keys, s.context});
     for (std::size_t r = 0; r < rows; ++r) {
-      T* __restrict__ row = scores + r * s.context;
-      T* __restrict__ drow = dscores + r * s.context;
-      const std::size_t seen = at + r + 1;
-      const std::size_t offset = (at + r) * s.embed;
-      const T mean = dot_of(dout + offset, out + offset, s.head);  // sum of p dp over the row
-      exp_row(row, seen, scale, lse[at + r]);
-      for (std::size_t c = 0; c < seen; ++c) drow[c] = row[c] * (drow[c] - mean) * scale;
-      for (std::size_t c = seen; c < keys; ++c) row[c] = drow[c] = 0;
+      const std::size_t row = r * s.context, seen = at + r + 1, offset = (at + r) * s.embed;
+      const A mean = dot_of(dout + offset, out + offset, s.head);  // sum of p dp over the row
+      attend_backward_row(scores + row, dp + row, seen, keys, scale, lse[at + r], mean, p + row,
+                          ds + row);
     }
-    auto dk_rows = matrix(dk, keys, s.head, s.stride);
-    auto dv_rows = matrix(dv, keys, s.head, s.stride);
+    const Rows<const T> p_rows{p, rows, keys, s.context}, ds_rows{ds, rows, keys, s.context};
     if (block + 1 == blocks) {
-      dv_rows.noalias() = p.transpose() * dout_rows;
-      dk_rows.noalias() = dp.transpose() * q_rows;
+      multiply<Into::set>(transposed(p_rows), dout_rows, first_rows(dv_sum, keys));
+      multiply<Into::set>(transposed(ds_rows), q_rows, first_rows(dk_sum, keys));
     } else {
-      dv_rows.noalias() += p.transpose() * dout_rows;
-      dk_rows.noalias() += dp.transpose() * q_rows;
+      multiply<Into::add>(transposed(p_rows), dout_rows, first_rows(dv_sum, keys));
+      multiply<Into::add>(transposed(ds_rows), q_rows, first_rows(dk_sum, keys));
     }
-    matrix(dq + at * s.stride, rows, s.head, s.stride).noalias() = dp * k_rows;
+    multiply<Into::set>(ds_rows, k_rows, Rows<T>{dq + at * s.stride, rows, s.head, s.stride});
   }
+  store_key_gradient(s, dk_sum, dk);
+  store_key_gradient(s, dv_sum, dv);
 }
 
 }  // namespace detail
@@ -105,20 +160,22 @@ void attend_backward(const AttentionSizes& s, const T* q, const T* k, const T* v
 /// what comes before it.
 ///
 /// Shapes:  qkv (B, T, 3 C): q, k, v side by side, each `heads` heads of C / heads; out (B, T, C);
-///          lse (B, heads, T), the log of each row's sum of exponentials, kept for backward; scores
-///          (2, attention_rows, T), scratch.
+///          lse (B, heads, T), the log of each row's sum of exponentials, kept for backward;
+///          scratch as `attention_scratch` says.
 /// Cost:    4 * B * C FLOPs for each pair of a row and a key up to its block's end; the (T, T)
-///          matrix of probabilities is never whole in memory.
+///          matrix of probabilities is never whole in memory. With 16-bit T, scores and softmax are
+///          fp32; probabilities are rounded to be multiplied by v, as are both in backward.
 /// Source:  Dao et al., FlashAttention, NeurIPS 2022: keep lse, compute probabilities again.
 template <HostDevice D, class T>
-void attention_forward(const Context<D>& ctx, In<T> qkv, std::size_t heads, Tensor<T> scores,
+void attention_forward(const Context<D>& ctx, In<T> qkv, std::size_t heads,
+                       const AttentionScratch<Tensor, std::type_identity_t<T>>& scratch,
                        Tensor<Accumulate<T>> lse, Tensor<T> out) {
-  ctx.run(reads(qkv), writes(scores, lse, out), [=] {
+  ctx.run(reads(qkv), writes(scratch.scores, scratch.rounded, lse, out), [=] {
     const detail::AttentionSizes s{qkv, heads};
     for (std::size_t b = 0; b < s.batch; ++b)
       for (std::size_t h = 0; h < heads; ++h) {
         const T* q = qkv.data + s.qkv_at(b, h);
-        detail::attend(s, q, q + s.embed, q + 2 * s.embed, scores.data,
+        detail::attend(s, q, q + s.embed, q + 2 * s.embed, scratch,
                        lse.data + (b * heads + h) * s.context, out.data + s.out_at(b, h));
       }
   });
@@ -130,20 +187,22 @@ void attention_forward(const Context<D>& ctx, In<T> qkv, std::size_t heads, Tens
 /// Cost:    2.5 times the FLOPs of forward: the scores are computed again.
 template <HostDevice D, class T>
 void attention_backward(const Context<D>& ctx, In<T> qkv, std::size_t heads, In<Accumulate<T>> lse,
-                        In<T> out, In<T> dout, Tensor<T> scores, Tensor<T> dqkv) {
-  ctx.run(reads(qkv, lse, out, dout), writes(scores, dqkv), [=] {
-    const detail::AttentionSizes s{qkv, heads};
-    T* const dscores = scores.data + attention_rows * s.context;
-    for (std::size_t b = 0; b < s.batch; ++b)
-      for (std::size_t h = 0; h < heads; ++h) {
-        const T* q = qkv.data + s.qkv_at(b, h);
-        T* dq = dqkv.data + s.qkv_at(b, h);
-        detail::attend_backward(s, q, q + s.embed, q + 2 * s.embed,
-                                lse.data + (b * heads + h) * s.context, out.data + s.out_at(b, h),
-                                dout.data + s.out_at(b, h), scores.data, dscores, dq, dq + s.embed,
-                                dq + 2 * s.embed);
-      }
-  });
+                        In<T> out, In<T> dout,
+                        const AttentionScratch<Tensor, std::type_identity_t<T>>& scratch,
+                        Tensor<T> dqkv) {
+  ctx.run(reads(qkv, lse, out, dout),
+          writes(scratch.scores, scratch.rounded, scratch.key_gradients, dqkv), [=] {
+            const detail::AttentionSizes s{qkv, heads};
+            for (std::size_t b = 0; b < s.batch; ++b)
+              for (std::size_t h = 0; h < heads; ++h) {
+                const T* q = qkv.data + s.qkv_at(b, h);
+                T* dq = dqkv.data + s.qkv_at(b, h);
+                detail::attend_backward(s, q, q + s.embed, q + 2 * s.embed,
+                                        lse.data + (b * heads + h) * s.context,
+                                        out.data + s.out_at(b, h), dout.data + s.out_at(b, h),
+                                        scratch, dq, dq + s.embed, dq + 2 * s.embed);
+              }
+          });
 }
 
 }  // namespace shardexpr::nn

@@ -4,14 +4,40 @@
 #include <shardexpr/nn/cpu/embedding.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/product.hpp>
 #include <shardexpr/nn/layer.hpp>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 namespace shardexpr::nn {
+
+namespace detail {
+// -log softmax(row)[target]; turns the row into softmax minus one-hot.
+template <class T>
+Accumulate<T> cross_entropy_row(T* row, std::size_t width, std::size_t target) {
+  using A = Accumulate<T>;
+  const A largest = max_of(row, width);
+  const A right = row[target] - largest;
+  A sum{};
+  if constexpr (std::is_same_v<T, A>) {
+    exp_row(row, width, A{1}, largest);
+    sum = sum_of(row, width);
+    scale_row(row, width, 1 / sum);
+    row[target] -= 1;
+  } else {  // a row of 16 bits cannot hold the exponentials: compute them twice
+    sum = sum_exp_of(row, width, largest);
+    const A factor = 1 / sum;
+    for (std::size_t c = 0; c < width; ++c)
+      row[c] = static_cast<T>(exp_of(row[c] - largest) * factor);
+    row[target] = static_cast<T>(exp_of(right) * factor - 1);  // of 1, rounded, nothing is left
+  }
+  return std::log(sum) - right;
+}
+}  // namespace detail
 
 /// Computes the logits of a classifier whose rows are the embedding's: logits = x table^T.
 ///
@@ -19,7 +45,8 @@ namespace shardexpr::nn {
 template <HostDevice D, class T>
 void classifier_forward(const Context<D>& ctx, In<T> x, In<T> table, Tensor<T> logits) {
   ctx.run(reads(x, table), writes(logits), [=] {
-    detail::matrix(logits).noalias() = detail::matrix(x) * detail::matrix(table).transpose();
+    detail::multiply<detail::Into::set>(detail::rows(x), detail::transposed(detail::rows(table)),
+                                        detail::rows(logits));
   });
 }
 
@@ -28,7 +55,7 @@ void classifier_forward(const Context<D>& ctx, In<T> x, In<T> table, Tensor<T> l
 ///
 /// Shapes:  logits (..., V), targets (rows,), loss ().
 /// Errors:  throws Error if a target is negative or not below V.
-/// Cost:    one exponential a logit; backward then needs none.
+/// Cost:    one exponential a logit, of 16 bits two; backward then needs none.
 template <HostDevice D, class T>
 void cross_entropy_forward(const Context<D>& ctx, Tensor<T> logits, const std::int32_t* targets,
                            Tensor<Accumulate<T>> loss) {
@@ -38,13 +65,7 @@ void cross_entropy_forward(const Context<D>& ctx, Tensor<T> logits, const std::i
     for (std::size_t r = 0; r < rows; ++r) {
       T* row = logits.data + r * width;
       const std::size_t target = detail::checked_token(targets[r], width);
-      const T largest = detail::max_of(row, width);
-      const T right = row[target] - largest;
-      detail::exp_row(row, width, T{1}, largest);
-      const T sum = detail::sum_of(row, width);
-      detail::scale_row(row, width, 1 / sum);
-      row[target] -= 1;
-      total += static_cast<double>(std::log(sum) - right);
+      total += static_cast<double>(detail::cross_entropy_row(row, width, target));
     }
     loss[0] = static_cast<Accumulate<T>>(total / static_cast<double>(rows));
   });
@@ -54,14 +75,16 @@ void cross_entropy_forward(const Context<D>& ctx, Tensor<T> logits, const std::i
 /// the logits. `dloss` scales both.
 ///
 /// Shapes:  error (..., V), x, dx (..., C), table, dtable (V, C), dloss (). dx may be x itself.
-template <HostDevice D, class T>
+template <HostDevice D, class T, class G>
 void classifier_backward(const Context<D>& ctx, In<T> error, In<Accumulate<T>> dloss, In<T> x,
-                         In<T> table, Tensor<T> dtable, Tensor<T> dx) {
+                         In<T> table, Tensor<G> dtable, Tensor<T> dx) {
+  using detail::Into;
   ctx.run(reads(error, dloss, x, table, dtable), writes(dtable, dx), [=] {
-    const T factor = static_cast<T>(dloss[0]) / static_cast<T>(detail::rows_of(error));
-    const auto e = detail::matrix(error);
-    detail::matrix(dtable).noalias() += (factor * e.transpose()) * detail::matrix(x);
-    detail::matrix(dx).noalias() = (factor * e) * detail::matrix(table);
+    const auto factor = dloss[0] / static_cast<Accumulate<T>>(detail::rows_of(error));
+    const auto e = detail::rows(error);
+    detail::multiply_scaled<Into::add>(factor, detail::transposed(e), detail::rows(x),
+                                       detail::rows(dtable));
+    detail::multiply_scaled<Into::set>(factor, e, detail::rows(table), detail::rows(dx));
   });
 }
 

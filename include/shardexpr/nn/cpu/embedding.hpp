@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/layer.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 
 namespace shardexpr::nn {
 
@@ -18,6 +21,45 @@ inline std::size_t checked_token(std::int32_t token, std::size_t vocabulary) {
     throw Error("token " + std::to_string(token) + " is outside the vocabulary of " +
                 std::to_string(vocabulary) + ": tokenize with the vocabulary of the config");
   return static_cast<std::size_t>(token);
+}
+
+// One row of a table's gradient: to += the sum of the rows of `from` that `next` names, from row
+// `first` on, until it names `end`. Summed in A a stretch of columns at a time, rounded once.
+template <class A, class T, class G, class Next>
+void add_rows_named(const T* from, std::size_t width, std::size_t first, std::size_t end,
+                    const Next& next, G* to) {
+  constexpr std::size_t columns = 1024;
+  A sum[columns];
+  for (std::size_t at = 0; at < width; at += columns) {
+    const std::size_t count = std::min(width - at, columns);
+    for (std::size_t c = 0; c < count; ++c) sum[c] = to[at + c];
+    for (std::size_t i = first; i < end; i = next(i)) {
+      const T* row = from + i * width + at;
+      for (std::size_t c = 0; c < count; ++c) sum[c] += row[c];
+    }
+    for (std::size_t c = 0; c < count; ++c) to[at + c] = static_cast<G>(sum[c]);
+  }
+}
+
+// Gradients of 16 bits: each row of both tables is summed whole before it is rounded. The rows of
+// one token are found by comparing, so that no scratch grows with batch or vocabulary.
+template <class A, class T, class G>
+void add_embedding_rounded(const std::int32_t* tokens, std::size_t count, std::size_t context,
+                           const T* dy, Tensor<G> dwte, Tensor<G> dwpe) {
+  const std::size_t width = dwte.shape[1];
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int32_t token = tokens[i];
+    const std::size_t row = checked_token(token, dwte.shape[0]);
+    if (std::find(tokens, tokens + i, token) != tokens + i) continue;  // was summed at its first
+    const auto next = [=](std::size_t at) {
+      return static_cast<std::size_t>(std::find(tokens + at + 1, tokens + count, token) - tokens);
+    };
+    add_rows_named<A>(dy, width, i, count, next, dwte.data + row * width);
+  }
+  for (std::size_t place = 0; place < context; ++place) {
+    const auto next = [=](std::size_t at) { return at + context; };
+    add_rows_named<A>(dy, width, place, count, next, dwpe.data + place * width);
+  }
 }
 }  // namespace detail
 
@@ -34,7 +76,7 @@ void embedding_forward(const Context<D>& ctx, const std::int32_t* tokens, In<T> 
       const T* word = wte.data + detail::checked_token(tokens[i], wte.shape[0]) * width;
       const T* place = wpe.data + i % context * width;
       T* __restrict__ to = y.data + i * width;
-      for (std::size_t c = 0; c < width; ++c) to[c] = word[c] + place[c];
+      for (std::size_t c = 0; c < width; ++c) to[c] = static_cast<T>(word[c] + place[c]);
     }
   });
 }
@@ -43,18 +85,26 @@ void embedding_forward(const Context<D>& ctx, const std::int32_t* tokens, In<T> 
 ///
 /// Shapes:  dy (B, T, C), dwte (V, C), dwpe (>= T, C).
 /// Order:   rows are added in the order of the batch: a token that occurs twice sums reproducibly.
-template <HostDevice D, class T>
-void embedding_backward(const Context<D>& ctx, const std::int32_t* tokens, In<T> dy, Tensor<T> dwte,
-                        Tensor<T> dwpe) {
+/// Cost:    gradients narrower than fp32 are summed in fp32, a table's row at a time, and rounded
+///          once, however often a token occurs. No scratch grows with batch or vocabulary for that;
+///          the tokens are compared with each other instead, at most (B * T)^2 times.
+template <HostDevice D, class X, class G>
+void embedding_backward(const Context<D>& ctx, const std::int32_t* tokens, Tensor<X> dy,
+                        Tensor<G> dwte, Tensor<G> dwpe) {
+  using A = Accumulate<std::remove_const_t<X>>;
   const std::size_t context = dy.shape[1], width = dy.shape[2], count = dy.shape[0] * context;
   ctx.run(reads(std::span{tokens, count}, dy, dwte, dwpe), writes(dwte, dwpe), [=] {
-    for (std::size_t i = 0; i < count; ++i) {
-      const T* from = dy.data + i * width;
-      T* __restrict__ word = dwte.data + detail::checked_token(tokens[i], dwte.shape[0]) * width;
-      T* __restrict__ place = dwpe.data + i % context * width;
-      for (std::size_t c = 0; c < width; ++c) {
-        word[c] += from[c];
-        place[c] += from[c];
+    if constexpr (sizeof(G) < sizeof(A)) {
+      detail::add_embedding_rounded<A>(tokens, count, context, dy.data, dwte, dwpe);
+    } else {
+      for (std::size_t i = 0; i < count; ++i) {
+        const X* from = dy.data + i * width;
+        G* __restrict__ word = dwte.data + detail::checked_token(tokens[i], dwte.shape[0]) * width;
+        G* __restrict__ place = dwpe.data + i % context * width;
+        for (std::size_t c = 0; c < width; ++c) {
+          word[c] += from[c];
+          place[c] += from[c];
+        }
       }
     }
   });

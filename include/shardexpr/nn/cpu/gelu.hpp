@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/layer.hpp>
@@ -30,10 +31,13 @@ T gelu_argument_slope(T square) {
 /// Source:  Hendrycks & Gimpel, Gaussian Error Linear Units, 2016.
 template <HostDevice D, class T>
 void gelu_forward(const Context<D>& ctx, In<T> x, Tensor<T> y) {
-  ctx.for_each(x.count(), reads(x), writes(y), [x = x.data, y = y.data](std::size_t i) {
-    const T v = x[i];
-    y[i] = v * detail::logistic_of(detail::gelu_argument(v, v * v));
-  });
+  const T* const x_at = x.data;
+  T* const y_at = y.data;
+  ctx.for_each(
+      x.count(), reads(x), writes(y), [=](std::size_t i) __attribute__((always_inline)) {
+        const Accumulate<T> v = x_at[i];
+        y_at[i] = static_cast<T>(v * detail::logistic_of(detail::gelu_argument(v, v * v)));
+      });
 }
 
 /// Computes y = gelu(x) again, and the slope d gelu / dx beside it, with one exponential.
@@ -41,22 +45,30 @@ void gelu_forward(const Context<D>& ctx, In<T> x, Tensor<T> y) {
 /// Shapes:  x, y, slope equally many; slope may be x itself.
 template <HostDevice D, class T>
 void gelu_value_and_slope(const Context<D>& ctx, In<T> x, Tensor<T> y, Tensor<T> slope) {
-  ctx.for_each(x.count(), reads(x), writes(y, slope),
-               [x = x.data, y = y.data, slope = slope.data](std::size_t i) {
-                 const T v = x[i];
-                 const T square = v * v;
-                 const T s = detail::logistic_of(detail::gelu_argument(v, square));
-                 const T bend = v * detail::gelu_argument_slope(square) * s;
-                 y[i] = v * s;
-                 slope[i] = multiply_add(bend, 1 - s, s);
-               });
+  const T* const x_at = x.data;
+  T* const y_at = y.data;
+  T* const slope_at = slope.data;
+  const auto one = [=](std::size_t i) __attribute__((always_inline)) {
+    using A = Accumulate<T>;
+    const A v = x_at[i];
+    const A square = v * v;
+    const A s = detail::logistic_of(detail::gelu_argument(v, square));
+    const A bend = v * detail::gelu_argument_slope(square) * s;
+    y_at[i] = static_cast<T>(v * s);
+    slope_at[i] = static_cast<T>(multiply_add(bend, 1 - s, s));
+  };
+  ctx.for_each(x.count(), reads(x), writes(y, slope), one);
 }
 
 /// Multiplies element by element: y *= by.
 template <HostDevice D, class T>
 void multiply_in_place(const Context<D>& ctx, In<T> by, Tensor<T> y) {
-  ctx.for_each(y.count(), reads(by, y), writes(y),
-               [by = by.data, y = y.data](std::size_t i) { y[i] *= by[i]; });
+  const T* const by_at = by.data;
+  T* const y_at = y.data;
+  const auto one = [=](std::size_t i) __attribute__((always_inline)) {
+    y_at[i] = static_cast<T>(y_at[i] * by_at[i]);
+  };
+  ctx.for_each(y.count(), reads(by, y), writes(y), one);
 }
 
 }  // namespace shardexpr::nn

@@ -12,4 +12,5 @@
 #include <shardexpr/nn/cpu/layer_norm.hpp>
 #include <shardexpr/nn/cpu/linear.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/product.hpp>
 #endif

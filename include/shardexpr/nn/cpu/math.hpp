@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/fma.hpp>
+#include <shardexpr/core/loop.hpp>
 
 #include <bit>
 #include <cmath>
@@ -9,6 +11,9 @@
 
 // Arithmetic on rows, whose results are the same bits wherever the row lies in memory and whichever
 // loop the compiler makes of it: sums run in a fixed number of lanes, exp is a formula of our own.
+// 16-bit elements are widened as they are loaded: sums are Accumulate<T>. What a loop calls is
+// inlined by order, here and in the layers: of fp16's conversions clang takes a few for too long,
+// and a loop with a call in it does not vectorize.
 namespace shardexpr::nn::detail {
 
 // e^x as a product that is not yet carried out: e^r 2^n, n the nearest integer to x / ln 2.
@@ -62,8 +67,8 @@ T sum_lanes(T (&lane)[lanes]) {
 }
 
 template <class T>
-T sum_of(const T* x, std::size_t n) {
-  T lane[lanes] = {};
+Accumulate<T> sum_of(const T* x, std::size_t n) {
+  Accumulate<T> lane[lanes] = {};
   std::size_t i = 0;
   for (; i + lanes <= n; i += lanes)
     for (std::size_t j = 0; j < lanes; ++j) lane[j] += x[i + j];
@@ -72,19 +77,20 @@ T sum_of(const T* x, std::size_t n) {
 }
 
 template <class T>
-T dot_of(const T* x, const T* y, std::size_t n) {
-  T lane[lanes] = {};
+Accumulate<T> dot_of(const T* x, const T* y, std::size_t n) {
+  using A = Accumulate<T>;
+  A lane[lanes] = {};
   std::size_t i = 0;
   for (; i + lanes <= n; i += lanes)
-    for (std::size_t j = 0; j < lanes; ++j) lane[j] = multiply_add(x[i + j], y[i + j], lane[j]);
-  for (std::size_t j = 0; i + j < n; ++j) lane[j] = multiply_add(x[i + j], y[i + j], lane[j]);
+    for (std::size_t j = 0; j < lanes; ++j) lane[j] = multiply_add<A>(x[i + j], y[i + j], lane[j]);
+  for (std::size_t j = 0; i + j < n; ++j) lane[j] = multiply_add<A>(x[i + j], y[i + j], lane[j]);
   return sum_lanes(lane);
 }
 
 /// The sum of (x - mean)^2.
 template <class T>
-T sum_squares_about(const T* x, T mean, std::size_t n) {
-  T lane[lanes] = {};
+Accumulate<T> sum_squares_about(const T* x, Accumulate<T> mean, std::size_t n) {
+  Accumulate<T> lane[lanes] = {};
   std::size_t i = 0;
   for (; i + lanes <= n; i += lanes)
     for (std::size_t j = 0; j < lanes; ++j)
@@ -96,16 +102,29 @@ T sum_squares_about(const T* x, T mean, std::size_t n) {
 
 /// The largest of n > 0 values.
 template <class T>
-T max_of(const T* x, std::size_t n) {
-  T lane[lanes];
+Accumulate<T> max_of(const T* x, std::size_t n) {
+  using A = Accumulate<T>;
+  const auto larger = [](A a, A b) { return a > b ? a : b; };
+  A lane[lanes];
   for (std::size_t j = 0; j < lanes; ++j) lane[j] = x[0];
   std::size_t i = 0;
   for (; i + lanes <= n; i += lanes)
-    for (std::size_t j = 0; j < lanes; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-  for (std::size_t j = 0; i + j < n; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-  T m = lane[0];
-  for (std::size_t j = 1; j < lanes; ++j) m = lane[j] > m ? lane[j] : m;
+    for (std::size_t j = 0; j < lanes; ++j) lane[j] = larger(x[i + j], lane[j]);
+  for (std::size_t j = 0; i + j < n; ++j) lane[j] = larger(x[i + j], lane[j]);
+  A m = lane[0];
+  for (std::size_t j = 1; j < lanes; ++j) m = larger(lane[j], m);
   return m;
+}
+
+/// The sum of exp(x - shift).
+template <class T>
+Accumulate<T> sum_exp_of(const T* x, std::size_t n, Accumulate<T> shift) {
+  Accumulate<T> lane[lanes] = {};
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    for (std::size_t j = 0; j < lanes; ++j) lane[j] += exp_of(x[i + j] - shift);
+  for (std::size_t j = 0; i + j < n; ++j) lane[j] += exp_of(x[i + j] - shift);
+  return sum_lanes(lane);
 }
 
 /// Turns a row of scores into exp(scale * x - shift).
@@ -117,6 +136,12 @@ void exp_row(T* x, std::size_t n, T scale, T shift) {
 template <class T>
 void scale_row(T* x, std::size_t n, T by) {
   for (std::size_t i = 0; i < n; ++i) x[i] *= by;
+}
+/// As above, rounded into another row, which may be `x` itself.
+template <class A, class T>
+void scale_row(const A* x, std::size_t n, A by, T* to) {
+  shardexpr::detail::for_independent(
+      n, [=](std::size_t i) __attribute__((always_inline)) { to[i] = static_cast<T>(x[i] * by); });
 }
 
 }  // namespace shardexpr::nn::detail

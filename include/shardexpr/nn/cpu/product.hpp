@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/tensor.hpp>
+#include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/product_tiles.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+
+// Every matrix product of the layers. fp32 and double are Eigen's own expressions; other dtypes are
+// multiplied exactly, summed in fp32 and rounded once.
+namespace shardexpr::nn::detail {
+
+/// A (rows, columns) row-major matrix in memory that somebody else owns; rows are `stride` apart.
+template <class T>
+struct Rows {
+  using Element = std::remove_const_t<T>;
+  static constexpr bool is_transposed = false;
+  T* data;
+  std::size_t rows, columns, stride;
+};
+/// The transpose of `of`.
+template <class T>
+struct Transposed {
+  using Element = std::remove_const_t<T>;
+  static constexpr bool is_transposed = true;
+  Rows<T> of;
+};
+
+/// A tensor as the matrix of its last axis by all others.
+template <class T>
+Rows<T> rows(const Tensor<T>& t) {
+  return {t.data, rows_of(t), width_of(t), width_of(t)};
+}
+template <class T>
+Transposed<T> transposed(const Rows<T>& of) {
+  return {of};
+}
+
+template <class T>
+MatrixView<T> eigen(const Rows<T>& a) {
+  return matrix(a.data, a.rows, a.columns, a.stride);
+}
+template <class T>
+auto eigen(const Transposed<T>& a) {
+  return eigen(a.of).transpose();
+}
+template <class T>
+const Rows<T>& stored(const Rows<T>& a) {
+  return a;
+}
+template <class T>
+const Rows<T>& stored(const Transposed<T>& a) {
+  return a.of;
+}
+
+/// Whether a product overwrites its result or adds to it.
+enum class Into { set, add };
+
+/// Whether Eigen multiplies these as they are.
+template <class A, class B, class C>
+inline constexpr bool is_native_product = std::is_same_v<A, B>&& std::is_same_v<A, C> &&
+                                          (std::is_same_v<A, float> || std::is_same_v<A, double>);
+
+template <Into into, class Left, class Right, class C>
+void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float factor,
+                        const typename Left::Element* row) {
+  using A = typename Left::Element;
+  static_assert(std::is_same_v<A, typename Right::Element>, "factors of one dtype");
+  const auto& left = stored(a);
+  const auto& right = stored(b);
+  const Product<A, C> product{.a = {left.data, left.stride, Left::is_transposed},
+                              .b = {right.data, right.stride, Right::is_transposed},
+                              .c = c.data,
+                              .c_stride = c.stride,
+                              .m = c.rows,
+                              .n = c.columns,
+                              .k = Left::is_transposed ? left.rows : left.columns,
+                              .factor = factor,
+                              .row = row,
+                              .adds = into == Into::add};
+  multiply_in_tiles(product);
+}
+
+/// c = a b or c += a b.
+///
+/// Shapes:  a (m, k), b (k, n), each a `Rows` or the transpose of one; c (m, n), of another dtype
+/// if
+///          need be, apart from both.
+/// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's. Of other dtypes: see
+///          `multiply_in_tiles`.
+template <Into into, class Left, class Right, class C>
+void multiply(const Left& a, const Right& b, const Rows<C>& c) {
+  if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    if constexpr (into == Into::set)
+      eigen(c).noalias() = eigen(a) * eigen(b);
+    else
+      eigen(c).noalias() += eigen(a) * eigen(b);
+  } else {
+    multiply_converted<into>(a, b, c, 1.0f, nullptr);
+  }
+}
+
+/// c = factor a b or c += factor a b; the sum is scaled before it is rounded.
+template <Into into, class Factor, class Left, class Right, class C>
+void multiply_scaled(Factor factor, const Left& a, const Right& b, const Rows<C>& c) {
+  if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    if constexpr (into == Into::set)
+      eigen(c).noalias() = (factor * eigen(a)) * eigen(b);
+    else
+      eigen(c).noalias() += (factor * eigen(a)) * eigen(b);
+  } else {
+    multiply_converted<into>(a, b, c, factor, nullptr);
+  }
+}
+
+/// c = a b + row: `row` (n,) is added to each row, before the sum is rounded. fp32 and double begin
+/// with it, so that it needs no pass of its own.
+template <class Left, class Right, class C>
+void multiply_plus_row(const Left& a, const Right& b, const C* row, const Rows<C>& c) {
+  if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    for (std::size_t r = 0; r < c.rows; ++r)
+      for (std::size_t i = 0; i < c.columns; ++i) c.data[r * c.stride + i] = row[i];
+    multiply<Into::add>(a, b, c);
+  } else {
+    multiply_converted<Into::set>(a, b, c, 1.0f, row);
+  }
+}
+
+/// c = a b + row + base: `base` has the shape and the stride of c, and may be c.
+template <class Left, class Right, class C>
+void multiply_plus_row(const Left& a, const Right& b, const C* row, const C* base,
+                       const Rows<C>& c) {
+  if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    for (std::size_t r = 0; r < c.rows; ++r)
+      for (std::size_t i = 0; i < c.columns; ++i)
+        c.data[r * c.stride + i] = base[r * c.stride + i] + row[i];
+    multiply<Into::add>(a, b, c);
+  } else {
+    if (base != c.data)
+      for (std::size_t r = 0; r < c.rows; ++r)
+        std::copy_n(base + r * c.stride, c.columns, c.data + r * c.stride);
+    multiply_converted<Into::add>(a, b, c, 1.0f, row);
+  }
+}
+
+}  // namespace shardexpr::nn::detail
