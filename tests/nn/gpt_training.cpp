@@ -34,6 +34,7 @@ Curve train(const sx::GptConfig& config, std::size_t world, std::size_t steps, s
     typename Trainer::Device device{execution};
     typename Trainer::Options options;
     options.seed = seed;
+    if constexpr (requires { options.loss_scale.scale; }) options.loss_scale.scale = 1024;
     options.optimizer = {.learning_rate = 1e-3f,
                          .beta1 = 0.9f,
                          .beta2 = 0.95f,
@@ -51,7 +52,7 @@ Curve train(const sx::GptConfig& config, std::size_t world, std::size_t steps, s
     const sx::Plan plan = sx::plan<Trainer>(config, world);
     CHECK(device.account().peak_bytes() == plan.device_peak_bytes);
     CHECK(trainer.traffic().total() == steps * plan.sent_bytes);
-    trainer.summon([&](const std::string&, sx::Tensor<const float> value) {
+    trainer.summon([&](const std::string&, auto value) {
       if (comm.rank() == 0)
         curve.weights.insert(curve.weights.end(), value.data, value.data + value.count());
     });
@@ -70,6 +71,35 @@ TEST_CASE("gpt: 20 steps of FullShard over two ranks are PyTorch's") {
     CHECK(curve.losses[s] == doctest::Approx(fixture.number("loss", at)).epsilon(1e-5));
     CHECK(curve.norms[s] == doctest::Approx(fixture.number("gradient_norm", at)).epsilon(1e-4));
   }
+}
+
+/// A mode of tests/fixtures/gpt_precision.json. Both sides round every product and every sum that
+/// leaves a register to the dtype, in another order: their losses lie within one rounding of it,
+/// relative to the loss, their norms, sums of as many roundings as there are layers, within eight.
+template <class... Policies>
+void check_mode(const Fixture& fixture, const std::string& mode, double unit_roundoff) {
+  CAPTURE(mode);
+  const Fixture modes{"gpt_precision.json"};
+  using Trainer = sx::Sharded<sx::Gpt, Policies...>;
+  const Curve curve = train<Trainer>(fixture.config, fixture.world, 20, fixture.seed);
+  const Curve whole = train<sx::Sharded<sx::Gpt, sx::NoShard, Policies...>>(
+      fixture.config, fixture.world, 20, fixture.seed);
+  CHECK(curve == whole);
+  std::size_t at = modes.json.find('"' + mode + '"');
+  for (std::size_t s = 0; s < 20; ++s) {
+    CAPTURE(s);
+    CHECK(curve.losses[s] == doctest::Approx(modes.number("loss", at)).epsilon(unit_roundoff));
+    CHECK(curve.norms[s] ==
+          doctest::Approx(modes.number("gradient_norm", at)).epsilon(8 * unit_roundoff));
+  }
+}
+TEST_CASE("gpt: 20 steps in 16 bits are PyTorch's, within the rounding of the dtype") {
+  const Fixture fixture;
+  using sx::bf16;
+  check_mode<sx::MixedPrecision<bf16, sx::fp32>>(fixture, "mixed_bf16", 0x1p-9);
+  check_mode<sx::Precision<bf16, bf16, bf16, bf16>>(fixture, "pure_bf16", 0x1p-9);
+  check_mode<sx::MixedPrecision<sx::fp16, sx::fp32>, sx::StaticLossScale>(fixture, "mixed_fp16",
+                                                                          0x1p-12);
 }
 
 TEST_CASE("gpt: the same bits under every sharding") {
