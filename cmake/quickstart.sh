@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # cmake/quickstart.sh [train_gpt option]...
-# Builds train_gpt, trains it on the King James Bible over two ranks, then compares the four
-# shardings. Options go to both runs, after ours: --ranks 4 replaces --ranks 2. Those that concern the
+# Builds train_gpt, trains it on the King James Bible over two ranks, then compares the
+# strategies. Options go to both runs, after ours: --ranks 4 replaces --ranks 2. Those that concern the
 # first run alone (--strategy, --steps, --log, --quiet) are kept from the second.
 set -eu
 cd "$(dirname "$0")/.."
@@ -33,7 +33,7 @@ echo
 echo "== training, fully sharded over 2 ranks"
 $build/bin/train_gpt --data $data --ranks 2 --strategy full_shard "$@"
 echo
-echo "== four shardings: bytes per rank and bytes sent per step, predicted and measured"
+echo "== every strategy: bytes per rank and bytes sent per step, predicted and measured"
 set -- "$@" --compare
 left=$#
 while [ "$left" -gt 0 ]; do
