@@ -2,7 +2,7 @@
 #pragma once
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/comm/concepts.hpp>
-#include <shardexpr/core/convert.hpp>
+#include <shardexpr/core/lanes.hpp>
 #include <shardexpr/core/loop.hpp>
 #include <shardexpr/device/cpu_copy.hpp>
 
@@ -14,13 +14,20 @@ namespace shardexpr::detail {
 
 // Elements that are summed at a time where a partial sum must wait: it stays in the first cache.
 inline constexpr std::size_t sum_block = 1024;
-// The same where each row is widened in turn: short pieces suit rows that come from memory.
-inline constexpr std::size_t widened_block = 256;
 
 /// out[i] = ((rows[0][i] + rows[1][i]) + ...) * scale. `out` may be one of the rows. Only additions
-/// and then one product: nothing that a compiler may contract.
+/// and then one product: nothing that a compiler may contract. fp32 alone is left to the compiler.
 template <class Sum, class T, class... Row>
 void add_rows(std::size_t count, Sum scale, T* out, const Row*... rows) {
+  constexpr bool is_narrow = sizeof(T) == 2 || (... || (sizeof(Row) == 2));
+  if constexpr (is_narrow && has_lanes<T> && (... && has_lanes<Row>)) {
+    std::size_t at = 0;
+    for (; at + lane_count <= count; at += lane_count)
+      store_lanes(out + at, (... + load_lanes(rows + at)) * every_lane(scale));
+    count -= at;
+    out += at;
+    ((rows += at), ...);
+  }
   for_independent(count, [&](std::size_t i) {
     const Sum sum = (... + static_cast<Sum>(rows[i]));
     if constexpr (std::is_integral_v<Sum>)
@@ -36,10 +43,16 @@ constexpr SumOf<T> scale_of(Reduction reduction, std::size_t world) {
   return static_cast<SumOf<T>>(1) / static_cast<SumOf<T>>(world);
 }
 
-/// As `sum_rows`, rounding from `SumOf<T>` to the dtype of `out` within the additions.
-template <class T, class Out, class Row>
-void add_all_rows(std::size_t world, std::size_t count, SumOf<T> scale, Out* out, Row row) {
+/// Sums `world` rows in rank order, in `SumOf<T>`, and rounds once.
+///
+/// Shapes:  row(rank) (count,) for each rank -> out (count,), which may be one of the rows.
+/// Cost:    two to four ranks in one pass; more in blocks that stay in cache.
+template <class T, class Row>
+void sum_rows(std::size_t world, std::size_t count, SumOf<T> scale, T* out, Row row) {
   switch (world) {
+    case 1:
+      if (out != row(0)) copy_bytes(out, row(0), count * sizeof(T));
+      return;
     case 2:
       return add_rows(count, scale, out, row(0), row(1));
     case 3:
@@ -59,39 +72,6 @@ void add_all_rows(std::size_t world, std::size_t count, SumOf<T> scale, Out* out
       add_rows(n, scale, out + at, partial, row(rank) + at, row(rank + 1) + at);
     else
       add_rows(n, scale, out + at, partial, row(rank) + at);
-  }
-}
-
-/// Sums `world` rows in rank order, in `SumOf<T>`, and rounds once.
-///
-/// Shapes:  row(rank) (count,) for each rank -> out (count,), which may be one of the rows.
-/// Cost:    two to four ranks in one pass; more in blocks that stay in cache. Where the processor
-///          converts `T`, sums wait in such blocks, too, and fp16 rows are widened into them.
-template <class T, class Row>
-void sum_rows(std::size_t world, std::size_t count, SumOf<T> scale, T* out, Row row) {
-  using Sum = SumOf<T>;
-  if (world == 1) {
-    if (out != row(0)) copy_bytes(out, row(0), count * sizeof(T));
-  } else if constexpr (std::is_same_v<T, Sum> || lanes<Sum, T> == 0) {
-    add_all_rows<T>(world, count, scale, out, row);
-  } else {
-    constexpr bool widens = lanes<T, Sum> != 0;
-    constexpr std::size_t block = widens ? widened_block : sum_block;
-    alignas(64) Sum sum[block];
-    for (std::size_t at = 0; at < count; at += block) {
-      const std::size_t n = std::min(block, count - at);
-      if constexpr (widens) {
-        alignas(64) Sum next[block];
-        convert(row(0) + at, sum, n);
-        for (std::size_t rank = 1; rank < world; ++rank) {
-          convert(row(rank) + at, next, n);
-          add_rows(n, rank + 1 == world ? scale : Sum{1}, sum, sum, next);
-        }
-      } else {
-        add_all_rows<T>(world, n, scale, sum, [&](std::size_t rank) { return row(rank) + at; });
-      }
-      convert(sum, out + at, n);
-    }
   }
 }
 
