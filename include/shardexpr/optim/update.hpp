@@ -42,7 +42,17 @@ struct NearestRounding {
 
 namespace detail {
 
-/// An update of one element, once it is known what was decided.
+/// Stores the bits of a 16-bit value: copied as a structure, it keeps g++ from vectorizing.
+template <class T>
+SHARDEXPR_HOST_DEVICE void store(T& to, T value) {
+  if constexpr (requires { to.bits; })
+    to.bits = value.bits;
+  else
+    to = value;
+}
+
+/// An update of one element. Plain arrays, since device code may not call std::array's members;
+/// inlined by demand, since clang++ finds rounding in 16 bits too long and would not vectorize.
 template <class Update, class Rounding, class Storage, class Gradient, class Moment, class Compute,
           std::size_t M>
 struct ElementUpdate {
@@ -51,10 +61,10 @@ struct ElementUpdate {
   UpdateControl control;
   Storage* parameters;
   const Gradient* gradients;
-  std::array<Moment*, M> moments;
+  Moment* moments[M > 0 ? M : 1];
   Compute* copy;
 
-  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
+  [[gnu::always_inline]] SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
     float g = static_cast<float>(gradients[i]) * control.factor;
     g = g > control.limit ? control.limit : g;
     g = g < -control.limit ? -control.limit : g;
@@ -63,25 +73,24 @@ struct ElementUpdate {
     float p = static_cast<float>(parameters[i]);
     update(p, g, m);
     const Storage rounded = rounding.template round<Storage>(p, g);
-    parameters[i] = rounded;
+    store(parameters[i], rounded);
     if constexpr (!std::is_same_v<Storage, Compute>)
-      copy[i] = static_cast<Compute>(static_cast<float>(rounded));
-    for (std::size_t k = 0; k < M; ++k) moments[k][i] = static_cast<Moment>(m[k]);
+      store(copy[i], static_cast<Compute>(static_cast<float>(rounded)));
+    for (std::size_t k = 0; k < M; ++k) store(moments[k][i], static_cast<Moment>(m[k]));
   }
 };
 
-template <class Update, class Rounding, class Storage, class Gradient, class Moment, class Compute,
-          std::size_t M>
+/// The same before it is known what was decided.
+template <class Element>
 struct PreparedUpdate {
-  Update update;
-  Rounding rounding;
+  Element element;
   const UpdateControl* control;
-  UpdateOperands<Storage, Gradient, Moment, Compute, M> on;
 
-  SHARDEXPR_HOST_DEVICE auto prepare(std::size_t& count) const {
+  SHARDEXPR_HOST_DEVICE Element prepare(std::size_t& count) const {
     if (control->skips != 0) count = 0;
-    return ElementUpdate<Update, Rounding, Storage, Gradient, Moment, Compute, M>{
-        update, rounding, *control, on.parameters.data(), on.gradients.data(), on.moments, on.copy};
+    Element prepared = element;
+    prepared.control = *control;
+    return prepared;
   }
 };
 
@@ -108,9 +117,11 @@ void apply_update(const Context<D>& context, const Update& update, const Roundin
   written[0] = {on.parameters.data(), n * sizeof(Storage)};
   written[1] = {on.copy, std::is_same_v<Storage, Compute> ? 0 : n * sizeof(Compute)};
   for (std::size_t k = 0; k < M; ++k) written[k + 2] = {on.moments[k], n * sizeof(Moment)};
+  using Element = detail::ElementUpdate<Update, Rounding, Storage, Gradient, Moment, Compute, M>;
+  Element element{update, rounding, {}, on.parameters.data(), on.gradients.data(), {}, on.copy};
+  for (std::size_t k = 0; k < M; ++k) element.moments[k] = on.moments[k];
   context.for_each(n, reads(on.gradients, std::span{control, 1}), Writes<M + 2>{written},
-                   detail::PreparedUpdate<Update, Rounding, Storage, Gradient, Moment, Compute, M>{
-                       update, rounding, control, on});
+                   detail::PreparedUpdate<Element>{element, control});
 }
 
 }  // namespace shardexpr
