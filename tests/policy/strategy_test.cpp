@@ -20,7 +20,7 @@ static_assert(
                      sx::PersistNone, sx::LiveUnlimited, sx::PrefetchUnlimited, sx::ReuseAdjacent,
                      sx::GathersUnlimited, sx::WrapEach<>, sx::ReduceEveryMicroBatch, sx::ClipNone,
                      sx::RecomputeNone, sx::AdamW, sx::FullPrecision, sx::LossScaleNone,
-                     sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
+                     sx::RoundNearest, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
 // A default may depend on the others.
 static_assert(std::is_same_v<sx::StrategyOf<sx::NoShard>::backward_prefetch, sx::BackwardNone>);
 static_assert(std::is_same_v<sx::StrategyOf<sx::WrapWhole>::backward_prefetch, sx::BackwardNone>);
@@ -272,5 +272,5 @@ TEST_CASE("every rule has a code of its own, a reason and an advice") {
     CHECK(rule.what.size() > 20);
     CHECK(rule.advice.size() > 10);
   }
-  CHECK(codes.size() == 24);
+  CHECK(codes.size() == 25);
 }

@@ -47,7 +47,8 @@ class Passes {
   const typename M::Batch* batch = nullptr;  // of the pass
   std::size_t micro = 0;                     // which micro-batch that is
   std::array<std::optional<typename S::optimizer::Update>, max_parameter_groups> updates;  // now
-  const UpdateControl* control = nullptr;  // of those updates, on the device
+  std::optional<typename S::rounding::Rounding> rounding;  // of what they write
+  const UpdateControl* control = nullptr;                  // of those updates, on the device
   GatheredParameters<M, S> parameters;
   FullGradients<M, S> gradients;
   Workspace<M, Compute, Device, typename S::recompute> workspace;
@@ -94,7 +95,7 @@ class Passes {
       for (std::size_t k = 0; k < updates.size(); ++k) {
         const auto run = flat.run(k, core_->state.updated_from(f), all.parameters.size());
         if (run.count != 0)
-          apply_update(on, *updates[k], NearestRounding{}, control, all.part(run.first, run.count));
+          apply_update(on, *updates[k], *rounding, control, all.part(run.first, run.count));
       }
     });
   }

@@ -62,7 +62,7 @@ class sharded {
     typename S::optimizer::Options optimizer{};
     typename S::clipping::Options clipping{};
     typename S::loss_scale::Options loss_scale{};
-    std::uint64_t seed = 1;         ///< of the initial parameters
+    std::uint64_t seed = 1;         ///< of the initial parameters and of RoundStochastic
     std::size_t micro_batches = 1;  ///< of a step; their gradients are averaged
     /// Of the parameters that are described `in_group`.
     std::array<GroupOptions, max_parameter_groups> groups = standard_groups;
@@ -340,6 +340,7 @@ class sharded {
     summary_.conclude(losses, scale, options_.clipping);
     for (std::size_t k = 0; k < options_.groups.size(); ++k)
       passes_.updates[k].emplace(options_of_group(k, steps_ + 1), steps_ + 1);
+    passes_.rounding.emplace(options_.seed, steps_ + 1);
     passes_.control = summary_.await_control();
     schedule_.update(passes_);
     core_.timeline.synchronize();

@@ -3,6 +3,7 @@
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/macros.hpp>
 #include <shardexpr/device/concepts.hpp>
+#include <shardexpr/optim/rounding.hpp>
 #include <shardexpr/plan/step_summary.hpp>
 
 #include <array>
@@ -29,14 +30,6 @@ struct UpdateOperands {
     for (Moment*& moment : part.moments) moment += first;
     if (copy != nullptr) part.copy += first;
     return part;
-  }
-};
-
-/// The dtype's nearest value, ties to even.
-struct NearestRounding {
-  template <class T>
-  SHARDEXPR_HOST_DEVICE T round(float value, float /*gradient*/) const {
-    return static_cast<T>(value);
   }
 };
 
@@ -98,10 +91,11 @@ struct PreparedUpdate {
 
 /// One pass over what a rank owns: reads p, g and the moments, writes p, the moments and the copy.
 ///
-/// `update` is called for each element, in any order, on fp32 copies that the loop rounds and
-/// writes back:
+/// `update` is called for each element, in any order, on fp32 copies that the loop writes back, p
+/// by `rounding`, moments rounded to nearest:
 ///
 ///   void operator()(float& p, float g, float* m) const;  // m[0] ... m[M - 1]
+///   template <class T> T round(float p, float g) const;  // of `rounding`
 ///
 /// Shapes:  parameters, gradients, each moment, copy (n,).
 /// Order:   enqueued on the context's stream; `control` is read when its turn comes.

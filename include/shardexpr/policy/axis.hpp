@@ -25,6 +25,7 @@ struct Recompute;
 struct Optimizer;
 struct Precision;
 struct LossScale;
+struct Rounding;
 struct Device;
 struct Communicator;
 }  // namespace axis

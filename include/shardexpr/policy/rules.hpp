@@ -86,7 +86,10 @@
        "fp16 without a loss scale; small gradients would vanish, large ones end the run",          \
        "add DynamicLossScale or StaticLossScale, or use bf16")                                     \
   RULE(SX121, names_moments_in_vain<S>(), "a dtype for moments with an optimizer that keeps none", \
-       "give the optimizer the dtype of the storage")
+       "give the optimizer the dtype of the storage")                                              \
+  RULE(SX122, S::rounding::is_random && sizeof(typename S::precision::storage) != 2,               \
+       "a stochastic rounding of parameters that are kept in fp32, as updates compute them",       \
+       "keep them in bf16 or fp16, or leave RoundStochastic out")
 
 namespace shardexpr {
 

@@ -11,6 +11,7 @@
 #include <shardexpr/policy/recompute.hpp>
 #include <shardexpr/policy/reshard.hpp>
 #include <shardexpr/policy/residency.hpp>
+#include <shardexpr/policy/rounding.hpp>
 #include <shardexpr/policy/rules.hpp>
 #include <shardexpr/policy/sharding.hpp>
 #include <shardexpr/policy/wrap.hpp>
@@ -43,6 +44,7 @@ struct Strategy {
   using optimizer = on<axis::Optimizer>;
   using precision = on<axis::Precision>;
   using loss_scale = on<axis::LossScale>;
+  using rounding = on<axis::Rounding>;
   using device = typename on<axis::Device>::device;
   using communicator = typename on<axis::Communicator>::communicator;
 };
@@ -54,7 +56,7 @@ using Axes =
     list<axis::Sharding, axis::Reshard, axis::BackwardPrefetch, axis::ForwardPrefetch,
          axis::Persistence, axis::LiveLimit, axis::PrefetchLimit, axis::Reuse, axis::GatherLimit,
          axis::Wrap, axis::Accumulation, axis::Clipping, axis::Recompute, axis::Optimizer,
-         axis::Precision, axis::LossScale, axis::Device, axis::Communicator>;
+         axis::Precision, axis::LossScale, axis::Rounding, axis::Device, axis::Communicator>;
 
 template <class Axes, class... Ps>
 struct grammar;
