@@ -7,6 +7,7 @@
 // machine slow both alike. Predicted: 0.70 or more at 64 MiB for reduce_scatter and gather; small
 // sizes stay in cache and pass 1.
 #include <shardexpr/comm/threads.hpp>
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/device/cpu.hpp>
 
 #include <algorithm>
@@ -22,17 +23,18 @@ namespace {
 
 constexpr std::size_t ranks = 2;
 
+template <class T>
 struct Buffers {
-  Cpu::Buffer<float> full, shard;
-  SharedBuffer<float> gathered;
+  Cpu::Buffer<T> full, shard;
+  SharedBuffer<T> gathered;
 };
 
 /// Runs `work(comm, ctx, buffers)` in the ranks, which live as long as the measurement does, and
 /// a triad after each call.
-template <class Work>
+template <class T, class Work>
 void measure(benchmark::State& state, double bytes_per_full, Work work) {
   const std::size_t full_bytes = static_cast<std::size_t>(state.range(0)) << 20;
-  const std::size_t count = full_bytes / sizeof(float);
+  const std::size_t count = full_bytes / sizeof(T);
   std::vector<double> times, triads;
   std::size_t triad_bytes = 0;
   bool goes_on = false;  // written by rank 0 between barriers
@@ -41,10 +43,10 @@ void measure(benchmark::State& state, double bytes_per_full, Work work) {
     Cpu::Stream stream;
     const Context<Cpu> ctx{device, stream};
     Triad<float> triad{comm};
-    Buffers buffers{device.allocate<float>(count, Purpose::other),
-                    device.allocate<float>(count / ranks, Purpose::other),
-                    comm.gather_buffer<float>(device, count)};
-    std::fill_n(buffers.full.data(), count, 1.0f);
+    Buffers<T> buffers{device.allocate<T>(count, Purpose::other),
+                       device.allocate<T>(count / ranks, Purpose::other),
+                       comm.gather_buffer<T>(device, count)};
+    std::fill_n(buffers.full.data(), count, T(1.0f));
     triad.seconds(comm);
     work(comm, ctx, buffers);
     for (;;) {
@@ -74,23 +76,27 @@ void measure(benchmark::State& state, double bytes_per_full, Work work) {
       (static_cast<double>(triad_bytes) / *std::min_element(triads.begin(), triads.end()));
 }
 
-void reduce_scatter(benchmark::State& state) {
-  measure(state, ranks + 1, [](Threads& comm, const Context<Cpu>& ctx, Buffers& b) {
+template <class T>
+void reduce_scatter_of(benchmark::State& state) {
+  measure<T>(state, ranks + 1, [](Threads& comm, const Context<Cpu>& ctx, Buffers<T>& b) {
     comm.reduce_scatter(ctx, b.full.span(), b.shard.span(), Reduction::mean);
   });
 }
+void reduce_scatter(benchmark::State& state) { reduce_scatter_of<fp32>(state); }
+void reduce_scatter_bf16(benchmark::State& state) { reduce_scatter_of<bf16>(state); }
+void reduce_scatter_fp16(benchmark::State& state) { reduce_scatter_of<fp16>(state); }
 void gather_aliased(benchmark::State& state) {
-  measure(state, 2, [](Threads& comm, const Context<Cpu>& ctx, Buffers& b) {
+  measure<float>(state, 2, [](Threads& comm, const Context<Cpu>& ctx, Buffers<float>& b) {
     comm.gather(ctx, b.shard.span(), b.gathered.span());
   });
 }
 void all_gather_copying(benchmark::State& state) {
-  measure(state, 2 * ranks, [](Threads& comm, const Context<Cpu>& ctx, Buffers& b) {
+  measure<float>(state, 2 * ranks, [](Threads& comm, const Context<Cpu>& ctx, Buffers<float>& b) {
     comm.all_gather(ctx, b.shard.span(), b.full.span());
   });
 }
 void all_reduce(benchmark::State& state) {
-  measure(state, 2 * ranks, [](Threads& comm, const Context<Cpu>& ctx, Buffers& b) {
+  measure<float>(state, 2 * ranks, [](Threads& comm, const Context<Cpu>& ctx, Buffers<float>& b) {
     comm.all_reduce(ctx, b.full.span(), Reduction::mean);
   });
 }
@@ -117,6 +123,8 @@ void barrier(benchmark::State& state) {
   BENCHMARK(name)->ArgName("MiB")->Arg(1)->Arg(8)->Arg(64)->UseManualTime()->Iterations(40)
 
 SHARDEXPR_COLLECTIVE(reduce_scatter)->Unit(benchmark::kMillisecond);
+SHARDEXPR_COLLECTIVE(reduce_scatter_bf16)->Unit(benchmark::kMillisecond);
+SHARDEXPR_COLLECTIVE(reduce_scatter_fp16)->Unit(benchmark::kMillisecond);
 SHARDEXPR_COLLECTIVE(gather_aliased)->Unit(benchmark::kMillisecond);
 SHARDEXPR_COLLECTIVE(all_gather_copying)->Unit(benchmark::kMillisecond);
 SHARDEXPR_COLLECTIVE(all_reduce)->Unit(benchmark::kMillisecond);
