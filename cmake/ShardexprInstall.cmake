@@ -16,5 +16,6 @@ install(FILES
   ${PROJECT_BINARY_DIR}/shardexprConfig.cmake
   ${PROJECT_BINARY_DIR}/shardexprConfigVersion.cmake
   ${PROJECT_SOURCE_DIR}/cmake/FindOpenBLAS.cmake
+  ${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake
   DESTINATION ${package_dir})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -13,6 +13,10 @@ set(blas_word "off (SHARDEXPR_BLAS=${SHARDEXPR_BLAS})")
 if(SHARDEXPR_HAS_BLAS)
   set(blas_word "${OpenBLAS_LIBRARY}")
 endif()
+set(onednn_word "off (SHARDEXPR_ONEDNN=${SHARDEXPR_ONEDNN})")
+if(SHARDEXPR_HAS_ONEDNN)
+  set(onednn_word "${OneDNN_LIBRARY} ${OneDNN_VERSION}")
+endif()
 set(nvcc_word "not found: its tests are skipped")
 if(SHARDEXPR_NVCC)
   set(nvcc_word "${SHARDEXPR_NVCC}")
@@ -27,6 +31,7 @@ message(STATUS "shardexpr ${PROJECT_VERSION}
      warnings    as errors ${WERROR_word}
      Eigen       ${Eigen3_VERSION}
      OpenBLAS    ${blas_word}
+     oneDNN      ${onednn_word}
      nvcc        ${nvcc_word}
      CUDA        ${CUDA_word}
      tests       ${TESTS_word}

@@ -7,7 +7,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 . cmake/setup.sh
-setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev bible-kjv bible-kjv-text
+setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev libdnnl-dev \
+  bible-kjv bible-kjv-text
 
 build=build/release
 data=$build/data/kjv.txt

@@ -22,6 +22,7 @@ setup_header() {
   case $1 in
     libeigen3-dev) echo eigen3/Eigen/Core ;;
     libopenblas-pthread-dev) echo openblas_config.h ;;
+    libdnnl-dev) echo oneapi/dnnl/dnnl.hpp ;;
     doctest-dev) echo doctest/doctest.h ;;
     libbenchmark-dev) echo benchmark/benchmark.h ;;
   esac

@@ -65,18 +65,24 @@ enum class Kind { set, add, set_scaled, add_scaled, row, row_and_base };
 constexpr Kind kinds[] = {Kind::set,        Kind::add, Kind::set_scaled,
                           Kind::add_scaled, Kind::row, Kind::row_and_base};
 
-/// One product with its factors; whoever multiplies is given as a function of all.
+/// Elements between the rows of each matrix.
+struct Gaps {
+  std::size_t a = 0, b = 0, c = 0;
+};
+
+/// One product with its factors.
 template <class T, class C>
 struct Case {
-  std::size_t m, n, k, gap;
+  std::size_t m, n, k;
+  Gaps gap;
   bool a_transposed, b_transposed;
   Kind kind;
   std::size_t offset = 0;
 
-  Padded<T> a{a_transposed ? k : m, a_transposed ? m : k, gap, 1, offset};
-  Padded<T> b{b_transposed ? n : k, b_transposed ? k : n, 2 * gap, 2, offset};
-  Padded<C> c{m, n, gap, 3, offset};
-  Padded<C> base{m, n, gap, 4, offset};
+  Padded<T> a{a_transposed ? k : m, a_transposed ? m : k, gap.a, 1, offset};
+  Padded<T> b{b_transposed ? n : k, b_transposed ? k : n, gap.b, 2, offset};
+  Padded<C> c{m, n, gap.c, 3, offset};
+  Padded<C> base{m, n, gap.c, 4, offset};
   std::vector<C> row = [&] {
     const Padded<C> r{1, n, 0, 5};
     return std::vector<C>(r.memory.begin(), r.memory.begin() + static_cast<std::ptrdiff_t>(n));
@@ -142,7 +148,7 @@ struct Case {
 
   /// The largest error of the result as a part of what `rounding.hpp` allows.
   double worst(const Exact& exact) {
-    const Padded<C> before{m, n, gap, 3, offset};
+    const Padded<C> before{m, n, gap.c, 3, offset};
     run();
     const bool is_scaled = kind == Kind::set_scaled || kind == Kind::add_scaled;
     const double scale = is_scaled ? static_cast<double>(factor) : 1;
@@ -181,13 +187,15 @@ void test_products() {
     for (const bool a_transposed : {false, true})
       for (const bool b_transposed : {false, true}) {
         const auto exact =
-            Case<T, C>{s.m, s.n, s.k, 0, a_transposed, b_transposed, Kind::set}.exact();
-        for (const std::size_t gap : {0u, 5u})
+            Case<T, C>{s.m, s.n, s.k, {}, a_transposed, b_transposed, Kind::set}.exact();
+        for (const Gaps gap : {Gaps{0, 0, 0}, Gaps{5, 0, 0}, Gaps{0, 7, 0}, Gaps{0, 0, 3}})
           for (const Kind kind : kinds) {
             CAPTURE(s.m);
             CAPTURE(s.n);
             CAPTURE(s.k);
-            CAPTURE(gap);
+            CAPTURE(gap.a);
+            CAPTURE(gap.b);
+            CAPTURE(gap.c);
             CAPTURE(a_transposed);
             CAPTURE(b_transposed);
             CAPTURE(static_cast<int>(kind));
@@ -235,7 +243,8 @@ void test_same_bits() {
       std::vector<float> all;
       for (const bool a_transposed : {false, true})
         for (const bool b_transposed : {false, true}) {
-          Case<T, C> product{s.m, s.n, s.k, 1, a_transposed, b_transposed, Kind::add, offset};
+          Case<T, C> product{s.m,          s.n,          s.k,       {1, 2, 1},
+                             a_transposed, b_transposed, Kind::add, offset};
           product.run();
           for (float x : product.c.values()) all.push_back(x);
         }
@@ -247,6 +256,26 @@ void test_same_bits() {
     std::thread{[&] { elsewhere = bits(0); }}.join();
     CHECK(elsewhere == first);
   }
+}
+
+TEST_CASE_TEMPLATE("products of several threads do not meet", T, sx::bf16, sx::fp16) {
+  std::vector<int> wrong(4);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < wrong.size(); ++t)
+    threads.emplace_back([&wrong, t] {
+      const std::size_t n = 64;
+      const std::vector<T> a(n * n, static_cast<T>(static_cast<float>(t + 1)));
+      const std::vector<T> b(n * n, static_cast<T>(1.0f));
+      std::vector<float> c(n * n);
+      for (int i = 0; i < 2000; ++i) {
+        nn::multiply<nn::Into::set>(nn::Rows<const T>{a.data(), n, n, n},
+                                    nn::Rows<const T>{b.data(), n, n, n},
+                                    nn::Rows<float>{c.data(), n, n, n});
+        for (float x : c) wrong[t] += x != static_cast<float>(n * (t + 1));
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  for (int count : wrong) CHECK(count == 0);
 }
 
 TEST_CASE("products do not depend on address or thread") {

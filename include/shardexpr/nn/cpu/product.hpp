@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/tensor.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/product_onednn.hpp>
 #include <shardexpr/nn/cpu/product_tiles.hpp>
 
 #include <algorithm>
@@ -80,6 +82,10 @@ void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float f
                               .factor = factor,
                               .row = row,
                               .adds = into == Into::add};
+#if defined(SHARDEXPR_ONEDNN)
+  if constexpr (std::is_same_v<A, bf16> && (std::is_same_v<C, bf16> || std::is_same_v<C, float>))
+    if (OnednnProducts::of_this_thread().multiply(product)) return;
+#endif
   multiply_in_tiles(product);
 }
 
@@ -88,8 +94,9 @@ void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float f
 /// Shapes:  a (m, k), b (k, n), each a `Rows` or the transpose of one; c (m, n), of another dtype
 /// if
 ///          need be, apart from both.
-/// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's. Of other dtypes: see
-///          `multiply_in_tiles`.
+/// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's. Of bf16 into bf16 or fp32:
+///          oneDNN's, where SHARDEXPR_ONEDNN is defined and the processor has AVX-512 BF16. Else
+///          see `multiply_in_tiles`.
 template <Into into, class Left, class Right, class C>
 void multiply(const Left& a, const Right& b, const Rows<C>& c) {
   if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
