@@ -96,11 +96,6 @@ TEST_CASE("gpt: float agrees with double") {
   }
 }
 
-// Each rounding leaves errors of at most u / sqrt(3), squares averaged, of what it rounds;
-// independent ones add as squares. Behind a gradient are the roundings of all that forward stores
-// (one tensor in the embedding, eight in a block, two in the head) and of what backward does (three
-// in the head, nine in a block). A row's loss is a difference of logits, whose deviation is that of
-// a table's row times that of a norm's output.
 template <class T, class G>
 void check_16_bit() {
   const sx::GptConfig config{61, 70, 36, 3, 3, 2};
@@ -114,12 +109,11 @@ void check_16_bit() {
       exact.parameters.at(entry.first).w[i] = static_cast<double>(w[i]);
   }
   const Tokens tokens{config};
-  const double u = harness::unit_roundoff<T>;
   const double scale = 256;  // of the loss, so that no gradient is below fp16's smallest number
-  const double error = u * std::sqrt((6.0 + 17.0 * static_cast<double>(config.layers)) / 3);
-  const double logit = 0.02 * std::sqrt(static_cast<double>(config.embed));
+  const double error = harness::gradient_error_in<T>(config);
   const double loss = static_cast<double>(rounded.forward(tokens.batch()));
-  CHECK(std::abs(loss - exact.forward(tokens.batch())) < 2 * error * logit);
+  CHECK(std::abs(loss - exact.forward(tokens.batch())) <
+        error * harness::loss_of_logit_error(config));
   exact.zero_gradients();
   rounded.zero_gradients();
   exact.backward(tokens.batch(), scale);

@@ -62,6 +62,23 @@ class Worst {
   double ratio_ = 0;
 };
 
+/// How far a GPT's gradients in T are from exact ones, of their norm.
+///
+/// Each rounding leaves errors of at most u / sqrt(3), squares averaged, of what it rounds;
+/// independent ones add as squares. Behind a gradient are the roundings of all that forward stores
+/// (one tensor in the embedding, eight in a block, two in the head) and of what backward does
+/// (three in the head, nine in a block).
+template <class T>
+double gradient_error_in(const sx::GptConfig& c) {
+  return unit_roundoff<T> * std::sqrt((6.0 + 17.0 * static_cast<double>(c.layers)) / 3);
+}
+/// How far the loss is off if logits are off by 1 of themselves. A row's loss is a difference of
+/// logits, whose deviation is that of a row of the table, 0.02 at the start, times that of a norm's
+/// output.
+inline double loss_of_logit_error(const sx::GptConfig& c) {
+  return 2 * 0.02 * std::sqrt(static_cast<double>(c.embed));
+}
+
 template <class T>
 Owned<double> widened(const Owned<T>& t) {
   Owned<double> wide{t.view.shape};
