@@ -58,6 +58,9 @@ class OnednnProducts {
     return products;
   }
 
+  /// Whether the processor multiplies bf16: without that, oneDNN imitates it, slower than tiles.
+  bool is_fast() const { return is_fast_; }
+
   /// Computes `p` and returns true, or returns false if oneDNN cannot at the processor's speed.
   template <class C>
   bool multiply(const Product<bf16, C>& p) {
