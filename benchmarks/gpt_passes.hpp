@@ -84,6 +84,12 @@ class GptPasses {
   std::size_t parameter_count() const { return count_; }
   T* parameters() const { return w_; }
   const G* gradients() const { return dw_; }
+  /// Neighbouring parameters that decay alike: biases and norms do not.
+  struct Run {
+    std::size_t end;
+    bool decays;
+  };
+  const std::vector<Run>& runs() const { return runs_; }
 
  private:
   template <class Unit>
@@ -131,6 +137,9 @@ class GptPasses {
       w[k] = {w_ + at, specs[k].shape};
       dw[k] = {dw_ + at, specs[k].shape};
       at += specs[k].shape.count();
+      const bool decays = specs[k].group == 0;
+      if (runs_.empty() || runs_.back().decays != decays) runs_.push_back({at, decays});
+      runs_.back().end = at;
     }
     part.w = detail::from_array<decltype(part.w)>(w);
     part.dw = detail::from_array<decltype(part.dw)>(dw);
@@ -170,6 +179,7 @@ class GptPasses {
   Cpu device_;  // the units' signature asks for one; it allocates nothing here
   Cpu::Stream stream_;
   std::vector<std::unique_ptr<void, Free>> memory_;
+  std::vector<Run> runs_;
   std::size_t count_ = 0;
   T* w_ = nullptr;
   G* dw_ = nullptr;

@@ -7,32 +7,22 @@
 
 #include <cmath>
 #include <cstddef>
-#include <map>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "../support/check_plan.hpp"
 #include "../support/grouped_toy.hpp"
+#include "../support/weights.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
 template <class... Ps>
 using Toy = sx::Sharded<grouped_toy::Autoencoder, Ps...>;
-using Weights = std::map<std::string, std::vector<float>>;
 
 // Sizes that no world divides, parameters of many blocks: parts are cut within groups.
 constexpr toy::Config config{.inputs = 13, .width = 37, .depth = 2, .rows = 3};
-
-template <class Trainer>
-Weights weights_of(Trainer& trainer) {
-  Weights weights;
-  trainer.summon([&](const std::string& name, sx::Tensor<const float> value) {
-    weights[name].assign(value.data, value.data + value.count());
-  });
-  return weights;
-}
 
 template <class Trainer>
 Weights train(std::size_t world, std::size_t steps, const typename Trainer::Options& options) {

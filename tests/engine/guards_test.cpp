@@ -2,7 +2,6 @@
 // The ways to full parameters and gradients for programs with a control flow of their own: they
 // show what there is, refuse what would not be right, and train to the same bits as `step`.
 #include <cstddef>
-#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -12,6 +11,7 @@
 
 #include "../support/by_hand.hpp"
 #include "../support/train.hpp"
+#include "../support/weights.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -22,19 +22,10 @@ using toy::Mixer;
 
 template <class... Ps>
 using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
-using Weights = std::map<std::string, std::vector<float>>;
 
 constexpr toy::Config config;
 constexpr std::size_t units = config.depth + 2;
 
-template <class Trainer>
-Weights weights_of(Trainer& trainer) {
-  Weights weights;
-  trainer.summon([&](const std::string& name, sx::Tensor<const float> value) {
-    weights[name].assign(value.data, value.data + value.count());
-  });
-  return weights;
-}
 template <class T>
 std::vector<float> copy(sx::Tensor<T> value) {
   return {value.data, value.data + value.count()};

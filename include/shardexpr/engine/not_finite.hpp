@@ -26,15 +26,12 @@ std::string parameter_not_finite(Core<M, S>& core) {
   for (std::size_t u = 0; u < layout.unit_count(); ++u)
     for (const ParameterLayout& parameter : layout.unit(u).parameters) {
       ++place;
-      const FlatLayout& flat = layout.flat(parameter.flat);
-      if (parameter.is_tied || !flat.is_trainable) continue;
-      const auto part = core.state.part_of(core.state.gradients(parameter.flat), parameter.flat);
-      const std::size_t begin = core.mesh.shard().rank() * flat.part;
-      const std::size_t first = std::max(parameter.offset, begin);
-      const std::size_t last =
-          std::min(parameter.offset + parameter.spec.shape.count(), begin + flat.part);
-      for (std::size_t i = first; i < last; ++i)
-        if (!std::isfinite(static_cast<float>(part[i - begin]))) found = place;
+      if (parameter.is_tied || !layout.flat(parameter.flat).is_trainable) continue;
+      core.state.for_each_kept(
+          parameter, core.state.part_of(core.state.gradients(parameter.flat), parameter.flat),
+          [&](auto gradient, std::size_t) {
+            if (!std::isfinite(static_cast<float>(gradient))) found = place;
+          });
     }
   auto all =
       core.device->template allocate<std::uint64_t>(1 + core.mesh.world().size(), Purpose::other);

@@ -175,8 +175,7 @@ class sharded {
   /// Errors:  ConfigError if there is no such rank, or while a guard is alive. What `visit` throws
   ///          passes through in its rank; the others then wait for what does not come, and the
   ///          communicator ends them.
-  /// Cost:    a gather and a broadcast of the model, and memory for its largest group while it
-  /// runs.
+  /// Cost:    a gather and a broadcast of the model; memory for its largest group while it runs.
   template <class Visit>
   void summon(WriteFrom from, Visit visit) {
     loop_.check_idle("summon");

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -81,6 +82,18 @@ class State {
     return whole_or_part.size() == part ? whole_or_part : whole_or_part.subspan(rank_ * part, part);
   }
 
+  /// Calls `visit(element, i)` for each element i of a parameter that lies in `kept`: this rank's
+  /// part of its flat, or the whole.
+  template <class T, class Visit>
+  void for_each_kept(const ParameterLayout& parameter, std::span<T> kept, Visit visit) const {
+    const FlatLayout& flat = this->flat(parameter.flat);
+    const std::size_t begin = kept.size() == flat.padded ? 0 : rank_ * flat.part;
+    const std::size_t first = std::max(parameter.offset, begin);
+    const std::size_t last =
+        std::min(parameter.offset + parameter.spec.shape.count(), begin + kept.size());
+    for (std::size_t i = first; i < last; ++i) visit(kept[i - begin], i - parameter.offset);
+  }
+
   /// Fills what this rank keeps of unit u's own parameters from the formula of
   /// model/initialize.hpp, rounded to the storage dtype.
   template <class Unit>
@@ -92,8 +105,11 @@ class State {
       const auto value = [&](std::size_t i) {
         return static_cast<Storage>(initial_value(seed, name, i, parameter.spec.init));
       };
-      fill(parameter, parameters(parameter.flat), value);
-      if constexpr (has_masters) fill(parameter, masters(parameter.flat), value);
+      const auto set = [&](auto& element, std::size_t i) {
+        element = static_cast<std::remove_reference_t<decltype(element)>>(value(i));
+      };
+      for_each_kept(parameter, parameters(parameter.flat), set);
+      if constexpr (has_masters) for_each_kept(parameter, masters(parameter.flat), set);
     }
   }
 
@@ -117,18 +133,6 @@ class State {
   template <class T>
   std::span<T> updated(std::span<T> kept, std::size_t f) const {
     return Sharding::optimizer ? part_of(kept, f) : kept;
-  }
-  /// Writes `value(i)` for each element i of a parameter that lies in `kept`: this rank's part of
-  /// its flat, or the whole.
-  template <class T, class Value>
-  void fill(const ParameterLayout& parameter, std::span<T> kept, Value value) const {
-    const FlatLayout& flat = this->flat(parameter.flat);
-    const std::size_t begin = kept.size() == flat.padded ? 0 : rank_ * flat.part;
-    const std::size_t first = std::max(parameter.offset, begin);
-    const std::size_t last =
-        std::min(parameter.offset + parameter.spec.shape.count(), begin + kept.size());
-    for (std::size_t i = first; i < last; ++i)
-      kept[i - begin] = static_cast<T>(value(i - parameter.offset));
   }
 
   const Layout<Model>* layout_;

@@ -32,9 +32,8 @@ constexpr std::size_t aligned_bytes(const std::array<AnyBuffer, N>& buffers) {
 }
 }  // namespace detail
 
-/// Shapes:  from the units' descriptions; T is the compute dtype. `Recompute` is the policy that
-/// says
-///          which units' saved activations are rebuilt.
+/// Shapes:  from the units' descriptions; T is the compute dtype. `Recompute` is the policy: which
+///          units' saved activations are rebuilt.
 template <class Model, class T, class Recompute = RecomputeNone>
 constexpr ActivationBytes activation_bytes(const typename Model::Config& config) {
   ActivationBytes bytes;

@@ -91,9 +91,8 @@ void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float f
 
 /// c = a b or c += a b.
 ///
-/// Shapes:  a (m, k), b (k, n), each a `Rows` or the transpose of one; c (m, n), of another dtype
-/// if
-///          need be, apart from both.
+/// Shapes:  a (m, k), b (k, n), each a `Rows` or the transpose of one; c (m, n), apart from both,
+///          of another dtype if need be.
 /// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's. Of bf16 into bf16 or fp32:
 ///          oneDNN's, where SHARDEXPR_ONEDNN is defined and the processor has AVX-512 BF16. Else
 ///          see `multiply_in_tiles`.

@@ -97,9 +97,8 @@ void store_tile(const Product<T, C>& p, std::size_t row, std::size_t column, std
 /// Computes a product of what Eigen does not multiply: tiles of a and b are widened to fp32 and
 /// multiplied by Eigen (or its BLAS), sums are kept in fp32 and rounded once.
 ///
-/// Cost:    fp32's product, and widening each element of b ceil(m / 256) times, of a once where k
-/// is
-///          at most 256, else ceil(n / 256) times. 768 KiB of scratch in each thread that ever
+/// Cost:    fp32's product, and widening each element of b ceil(m / 256) times, of a once where
+///          k <= 256, else ceil(n / 256) times. 768 KiB of scratch in each thread that ever
 ///          computes one.
 template <class T, class C>
 void multiply_in_tiles(const Product<T, C>& p) {
