@@ -11,6 +11,8 @@ inline constexpr std::size_t block_elements = 64;
 
 /// Buffers begin at multiples of this many bytes.
 inline constexpr std::size_t buffer_alignment_bytes = 256;
+/// So do those on a host that are at least as long: disks transfer nothing that is aligned to less.
+inline constexpr std::size_t host_alignment_bytes = 4096;
 
 constexpr std::size_t ceil_div(std::size_t n, std::size_t d) { return (n + d - 1) / d; }
 constexpr std::size_t round_up(std::size_t n, std::size_t to) { return ceil_div(n, to) * to; }

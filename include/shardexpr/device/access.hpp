@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 namespace shardexpr {
 
@@ -10,6 +11,22 @@ namespace shardexpr {
 struct Access {
   const void* data = nullptr;
   std::size_t size_bytes = 0;
+};
+
+/// Bytes of a file, as an access: they lie where no memory does, above the highest address that a
+/// process has.
+struct FileRange {
+  std::size_t file = 0;  ///< a number that the process gives it
+  std::size_t offset = 0, count = 0;
+
+  static constexpr std::uintptr_t base = std::uintptr_t{1} << 63;
+  static constexpr std::uintptr_t largest_file = std::uintptr_t{1} << 48;
+
+  const void* data() const {
+    return reinterpret_cast<const void*>(base + file % (base / largest_file) * largest_file +
+                                         offset);
+  }
+  std::size_t size_bytes() const { return count; }
 };
 
 /// `reads(x, w)`, `writes(y)`: anything with `data` (a pointer or a function giving one) and

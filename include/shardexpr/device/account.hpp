@@ -15,12 +15,13 @@ enum class Purpose : std::size_t {
   resharded,       ///< what ReshardTo keeps of units between forward and backward
   full_gradients,  ///< full gradients of units until they are reduced
   activations,     ///< what flows between units, what they save, and their scratch
+  transfers,       ///< what waits between two places
   other,
 };
-inline constexpr std::size_t purpose_count = 8;
+inline constexpr std::size_t purpose_count = 9;
 inline constexpr std::array<std::string_view, purpose_count> purpose_names{
-    "parameters", "gradients",      "optimizer",   "gathered",
-    "resharded",  "full_gradients", "activations", "other"};
+    "parameters",     "gradients",   "optimizer", "gathered", "resharded",
+    "full_gradients", "activations", "transfers", "other"};
 
 /// Bytes that one rank holds on one place, by purpose, and the most it ever held.
 /// Units: bytes as asked for, without the allocator's own rounding.

@@ -21,6 +21,10 @@ struct AnyWork {
 };
 }  // namespace detail
 
+/// For a stream whose operations wait for something else than memory, a disk: it has a thread where
+/// others have none, so that what does not wait for it goes on.
+struct OwnThread {};
+
 /// Where memory lives and work runs. An object is one rank's device: it allocates, keeps the
 /// account, and enqueues on streams; an event orders one stream behind another.
 ///
@@ -58,6 +62,29 @@ concept Device = requires(D& device, typename D::Stream& stream, typename D::Eve
   device.retire(stream, to);
   device.note_live(stream, Purpose::other, std::size_t{1});
   { device.account() } -> std::convertible_to<const MemoryAccount&>;
+};
+
+/// A device with a host beside it: memory that is plentiful, and operations on it that the host's
+/// processor runs, on the device's streams and ordered by its events. `copy` of the device goes
+/// between the two in either direction. A stream that is made with `OwnThread` may wait for a disk.
+template <class D>
+concept HasHost = Device<D> &&
+    requires(D& device, typename D::Host& host, typename D::Stream& stream,
+             std::span<const float> from, std::span<float> to, std::span<bf16> rounded,
+             ExactSum* sum) {
+  { device.host() } -> std::same_as<typename D::Host&>;
+  requires std::same_as<typename D::Host::Stream, typename D::Stream>;
+  requires std::constructible_from<typename D::Stream, D&, std::string_view, OwnThread>;
+  { host.template allocate<float>(std::size_t{1}, Purpose::other).data() } -> std::same_as<float*>;
+  host.run(stream, reads(from), writes(to), detail::AnyWork{});
+  host.for_each(stream, std::size_t{1}, reads(from), writes(to), detail::AnyWork{});
+  host.copy(stream, from, to);
+  host.cast(stream, from, rounded);
+  host.fill_zero(stream, to);
+  host.sum_squares(stream, from, sum);
+  host.retire(stream, to);
+  host.note_live(stream, Purpose::other, std::size_t{1});
+  { host.account() } -> std::convertible_to<const MemoryAccount&>;
 };
 
 /// What a unit's code gets to work with: a device and the stream to enqueue on.

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <span>
 #include <string_view>
@@ -47,9 +48,9 @@ class Cpu {
   class Stream : detail::CpuStream {
    public:
     Stream() = default;
-    /// Errors:  an asynchronous one throws std::bad_alloc, or std::system_error if it gets no
-    /// thread.
+    /// Errors:  one with a thread throws std::bad_alloc, or std::system_error if it gets none.
     Stream(Cpu& device, std::string_view name) : CpuStream{device.execution_, name} {}
+    Stream(Cpu&, std::string_view name, OwnThread) : CpuStream{Execution::asynchronous, name} {}
 
    private:
     friend class Cpu;
@@ -68,6 +69,15 @@ class Cpu {
   Cpu& operator=(const Cpu&) = delete;
 
   Execution execution() const { return execution_; }
+
+  /// The host's side of this device: state that is offloaded lies there and is computed on there.
+  /// For a CPU it is the same memory under an account of its own, so that every transfer can be
+  /// seen; its operations take this device's streams.
+  using Host = Cpu;
+  Host& host() {
+    if (host_ == nullptr) host_ = std::make_unique<Cpu>(execution_);
+    return *host_;
+  }
 
   /// Typed memory that returns itself. Moves, never copies.
   template <class T>
@@ -112,7 +122,8 @@ class Cpu {
 
   /// Zeroed memory, charged to this rank.
   ///
-  /// Shapes:  (count,), aligned to 256 bytes, to 2 MiB where huge pages help.
+  /// Shapes:  (count,), aligned to 256 bytes; from 4 KiB on to 4 KiB, as disks want it; to 2 MiB
+  ///          where huge pages help.
   /// Errors:  throws std::bad_alloc; nothing is charged then.
   template <class T>
   Buffer<T> allocate(std::size_t count, Purpose purpose) {
@@ -234,7 +245,9 @@ class Cpu {
   /// Memory as `allocate` gives it, charged to nobody; `std::free` returns it.
   static void* allocate_zeroed(std::size_t size_bytes) {
     constexpr std::size_t huge = std::size_t{2} << 20;
-    const std::size_t alignment = size_bytes >= 2 * huge ? huge : buffer_alignment_bytes;
+    const std::size_t alignment = size_bytes >= 2 * huge               ? huge
+                                  : size_bytes >= host_alignment_bytes ? host_alignment_bytes
+                                                                       : buffer_alignment_bytes;
     const std::size_t size = round_up(size_bytes, alignment);
     void* data = std::aligned_alloc(alignment, size);
     if (data == nullptr) throw std::bad_alloc{};
@@ -248,8 +261,9 @@ class Cpu {
  private:
   Execution execution_ = Execution::immediate;
   MemoryAccount account_;
+  std::unique_ptr<Cpu> host_;
 };
 
-static_assert(Device<Cpu>);
+static_assert(Device<Cpu> && HasHost<Cpu>);
 
 }  // namespace shardexpr
