@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -19,6 +20,7 @@ class Deferred : public shardexpr::Cpu {
   struct Stream {
     Stream() = default;
     Stream(Deferred&, std::string_view) {}
+    Stream(Deferred&, std::string_view, shardexpr::OwnThread) {}
     std::vector<std::function<void()>> work;
     std::size_t done = 0;
 
@@ -30,6 +32,12 @@ class Deferred : public shardexpr::Cpu {
     Stream* stream = nullptr;
     std::size_t end = 0;
   };
+
+  using Host = Deferred;
+  Host& host() {
+    if (host_ == nullptr) host_ = std::make_unique<Deferred>();
+    return *host_;
+  }
 
   template <std::size_t R, std::size_t W, class Work>
   void run(Stream& stream, const shardexpr::Reads<R>&, const shardexpr::Writes<W>&, Work&& work,
@@ -77,6 +85,7 @@ class Deferred : public shardexpr::Cpu {
 
  private:
   Cpu::Stream now_;
+  std::unique_ptr<Deferred> host_;
 };
 
-static_assert(shardexpr::Device<Deferred>);
+static_assert(shardexpr::HasHost<Deferred>);

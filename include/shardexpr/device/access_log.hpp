@@ -53,12 +53,13 @@ class AccessLog {
     std::uintptr_t begin = 0;
     std::size_t size_bytes = 0;
     Purpose purpose = Purpose::other;
+    bool on_host = false;  // beside the device
   };
 
-  void allocate(const void* data, std::size_t size_bytes, Purpose purpose) {
+  void allocate(const void* data, std::size_t size_bytes, Purpose purpose, bool on_host) {
     forget(data, size_bytes);
     const auto begin = reinterpret_cast<std::uintptr_t>(data);
-    blocks_[begin] = {begin, size_bytes, purpose};
+    blocks_[begin] = {begin, size_bytes, purpose, on_host};
   }
   void forget(const void* data, std::size_t size_bytes) {
     const auto begin = reinterpret_cast<std::uintptr_t>(data);

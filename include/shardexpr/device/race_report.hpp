@@ -48,7 +48,7 @@ inline std::string bytes_text(const AccessLog& log, std::uintptr_t begin, std::u
   std::string text =
       "bytes [" + std::to_string(begin - base) + ", " + std::to_string(end - base) + ") of ";
   if (block) {
-    text += "a buffer for ";
+    text += block->on_host ? "a host buffer for " : "a buffer for ";
     text += purpose_names[static_cast<std::size_t>(block->purpose)];
     return text + " of " + std::to_string(block->size_bytes) + " bytes";
   }

@@ -33,6 +33,7 @@ enum class TraceKind { operation, annotation, join, live_bytes };
 /// One thing that a stream did. Members that its kind does not name are unused.
 struct TraceEvent {
   TraceKind kind{};
+  bool on_host = false;                 // live_bytes
   Purpose purpose{};                    // live_bytes
   std::int64_t begin_ns = 0;            // operation, live_bytes
   std::int64_t end_ns = 0;              // operation
@@ -78,8 +79,9 @@ class StreamTrace {
       publish();
     }
   }
-  void note_live(Purpose purpose, std::size_t size_bytes) {
+  void note_live(Purpose purpose, std::size_t size_bytes, bool on_host) {
     if (TraceEvent* event = next(TraceKind::live_bytes)) {
+      event->on_host = on_host;
       event->purpose = purpose;
       event->size_bytes = size_bytes;
       event->begin_ns = now_ns();

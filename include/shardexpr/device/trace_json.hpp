@@ -154,7 +154,8 @@ class TraceWriter {
     end();
   }
 
-  /// Each sample says all purposes of its rank that are ever noted: viewers stack them.
+  /// Each sample says all purposes of its rank that are ever noted: viewers stack them. Those of
+  /// the host come behind the device's.
   void write_live_bytes() {
     std::stable_sort(live_bytes_.begin(), live_bytes_.end(), [](const Live& a, const Live& b) {
       return a.rank != b.rank ? a.rank < b.rank : a.event->begin_ns < b.event->begin_ns;
@@ -162,19 +163,20 @@ class TraceWriter {
     for (auto first = live_bytes_.begin(); first != live_bytes_.end();) {
       const auto last = std::find_if(first, live_bytes_.end(),
                                      [&](const Live& live) { return live.rank != first->rank; });
-      std::array<bool, purpose_count> noted{};
-      std::array<std::size_t, purpose_count> bytes{};
-      for (auto at = first; at != last; ++at) noted[index_of(at->event->purpose)] = true;
+      std::array<bool, 2 * purpose_count> noted{};
+      std::array<std::size_t, 2 * purpose_count> bytes{};
+      for (auto at = first; at != last; ++at) noted[index_of(*at->event)] = true;
       for (; first != last; ++first) {
-        bytes[index_of(first->event->purpose)] = first->event->size_bytes;
+        bytes[index_of(*first->event)] = first->event->size_bytes;
         begin("C", "live bytes", first->rank);
         time("ts", first->event->begin_ns);
         line_ += ",\"args\":{";
         const char* separator = "\"";
-        for (std::size_t p = 0; p < purpose_count; ++p) {
+        for (std::size_t p = 0; p < noted.size(); ++p) {
           if (!noted[p]) continue;
           line_ += separator;
-          line_ += purpose_names[p];
+          if (p >= purpose_count) line_ += "host ";
+          line_ += purpose_names[p % purpose_count];
           line_ += "\":" + digits(bytes[p]);
           separator = ",\"";
         }
@@ -236,7 +238,10 @@ class TraceWriter {
     const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
     return {text.data(), end};
   }
-  static std::size_t index_of(Purpose purpose) { return static_cast<std::size_t>(purpose); }
+  static std::size_t index_of(const TraceEvent& live_bytes) {
+    const std::size_t first = live_bytes.on_host ? purpose_count : 0;
+    return first + static_cast<std::size_t>(live_bytes.purpose);
+  }
 
   struct Live {
     std::size_t rank;
