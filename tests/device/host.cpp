@@ -391,6 +391,71 @@ TEST_CASE("what the host allocates anew has no history, and is held back to no e
   CHECK(device.account().peak_bytes() == 0);
 }
 
+TEST_CASE("a range of a file is bytes like others, and is named by file and place") {
+  for (Execution execution : both) {
+    Rig r{execution};
+    Device::Stream disk{r.device, "disk", OwnThread{}}, other{r.device, "other", OwnThread{}};
+    Device::Event written;
+    const FileRange first{3, 4096, 8192}, second{3, 12288, 4096}, elsewhere{4, 4096, 8192};
+    const FileRange last{FileRange::base / FileRange::largest_file - 1, 0, 10};
+    r.host.run(disk, reads(r.kept), writes(first), [] {});
+    r.host.run(disk, reads(r.kept), writes(last), [] {});
+    r.host.run(other, reads(second, elsewhere), writes(), [] {});  // other bytes
+    const std::string race = race_of([&] {
+      r.host.run(other, reads(FileRange{3, 8192, 8192}), writes(), [] {});
+    });
+    CAPTURE(race);
+    CHECK(contains(race, "race on bytes [8192, 12288) of file 3: read by "));
+    CHECK(contains(race, "on stream \"other\", not ordered behind the write by "));
+    CHECK(contains(race, "let \"other\" wait for an event recorded on \"disk\" behind it"));
+    CHECK(contains(race_of([&] { r.host.run(other, reads(last), writes(), [] {}); }),
+                   "race on bytes [0, 10) of file 32767: "));
+    CHECK(contains(race_of([&] { r.host.run(disk, reads(), writes(second), [] {}); }),
+                   "race on bytes [12288, 16384) of file 3: write by "));
+    r.device.record(written, disk);
+    r.device.wait(other, written);
+    r.host.run(other, reads(first, last), writes(), [] {});
+
+    // Retired, it must be written before it is read again.
+    const std::span<std::byte> dead{static_cast<std::byte*>(const_cast<void*>(second.data())),
+                                    second.size_bytes()};
+    r.host.retire(other, dead);
+    CHECK(contains(race_of([&] { r.host.run(other, reads(second), writes(), [] {}); }),
+                   "use after release of bytes [12288, 16384) of file 3: "));
+    r.host.run(other, reads(), writes(second), [] {});
+    r.host.run(other, reads(second), writes(), [] {});
+    r.device.synchronize(other);
+    r.device.synchronize(disk);
+    r.host.run(r.h, reads(), writes(first, second, elsewhere, last), [] {});
+    r.drain();
+  }
+}
+
+TEST_CASE("reading and writing a file in turns does not grow the log") {
+  Device device;
+  Device::Stream disk{device, "disk", OwnThread{}}, h{device, "h"};
+  Device::Event read, updated;
+  auto part = device.host().allocate<float>(1024, Purpose::transfers);
+  std::size_t after_ten = 0;
+  for (int step = 0; step < 200; ++step) {
+    for (std::size_t at = 0; at < 8; ++at) {
+      const FileRange range{1, at * 4096, 4096};
+      device.wait(disk, updated);
+      device.host().run(disk, reads(range), writes(part), [] {});
+      device.record(read, disk);
+      device.wait(h, read);
+      device.host().run(h, reads(part), writes(part), [] {});
+      device.record(updated, h);
+      device.wait(disk, updated);
+      device.host().run(disk, reads(part), writes(range), [] {});
+    }
+    if (step == 9) after_ten = device.log_size();
+  }
+  CHECK(device.log_size() == after_ten);
+  device.synchronize(disk);
+  device.synchronize(h);
+}
+
 TEST_CASE("delays: one in four operations of each stream that has a thread") {
   // Each delay is an operation of the device below.
   const auto delays = [](Execution execution, bool own_thread, bool of_host,

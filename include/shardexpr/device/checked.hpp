@@ -52,8 +52,8 @@ struct CheckOptions {
 /// parts read. Whatever this rank orders before or behind its operation, it orders before or behind
 /// its peers' accesses.
 ///
-/// What the host beside `D` does is checked with the rest: one log, the same streams and events.
-/// The host's memory has an account of its own.
+/// What the host beside `D` does, and what is done with a `FileRange`, is checked with the rest:
+/// one log, the same streams and events. The host's memory has an account of its own.
 ///
 /// Order:   one object a rank, and one thread uses it. It outlives its streams and buffers.
 /// Errors:  RaceError, thrown where an operation is enqueued or retires, before it runs; it names

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/function_name.hpp>
+#include <shardexpr/device/access.hpp>
 #include <shardexpr/device/access_log.hpp>
 #include <shardexpr/device/account.hpp>
 
@@ -44,7 +45,11 @@ inline std::string touch_text(const Touch& touch) {
 
 inline std::string bytes_text(const AccessLog& log, std::uintptr_t begin, std::uintptr_t end) {
   const auto block = log.block_at(begin);
-  const std::uintptr_t base = block ? block->begin : begin;
+  const bool is_file = !block && begin >= FileRange::base;
+  const std::uintptr_t base = block ? block->begin
+                              : is_file
+                                  ? begin - (begin - FileRange::base) % FileRange::largest_file
+                                  : begin;
   std::string text =
       "bytes [" + std::to_string(begin - base) + ", " + std::to_string(end - base) + ") of ";
   if (block) {
@@ -52,6 +57,8 @@ inline std::string bytes_text(const AccessLog& log, std::uintptr_t begin, std::u
     text += purpose_names[static_cast<std::size_t>(block->purpose)];
     return text + " of " + std::to_string(block->size_bytes) + " bytes";
   }
+  if (is_file)
+    return text + "file " + std::to_string((base - FileRange::base) / FileRange::largest_file);
   char digits[2 * sizeof base];
   text += "memory of another owner at 0x";
   return text.append(digits, std::to_chars(digits, digits + sizeof digits, base, 16).ptr);
