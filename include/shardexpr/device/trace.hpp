@@ -20,7 +20,7 @@
 namespace shardexpr {
 
 struct TraceOptions {
-  /// What a stream can record; 80 bytes each, allocated with the stream.
+  /// What a stream can record; 88 bytes each, allocated with the stream.
   std::size_t events_per_stream = std::size_t{1} << 16;
 };
 
