@@ -110,7 +110,7 @@ TEST_CASE("the host's memory has an account of its own") {
       auto there = host.template allocate<float>(5, Purpose::optimizer);
       CHECK(device.account().live_bytes() == 12);
       CHECK(device.account().live_bytes(Purpose::parameters) == 12);
-      CHECK(host.account().live_bytes() == 20);
+      CHECK(device.host().account().live_bytes() == 20);
       CHECK(host.account().live_bytes(Purpose::optimizer) == 20);
       auto moved = std::move(there);
       host.account().add(Purpose::other, 1);
@@ -133,6 +133,7 @@ TEST_CASE("the host's memory has an account of its own") {
   };
   for (Execution execution : both) {
     Cpu cpu{execution};
+    CHECK(cpu.host().execution() == execution);
     check(cpu);
     Checked<Cpu> checked{hasty, execution};
     check(checked);
@@ -587,6 +588,14 @@ TEST_CASE("live bytes of the host are apart from the device's") {
   };
   CHECK(seen == std::vector<Bytes>{bytes(0, 0, 5, 0), bytes(7, 0, 5, 0), bytes(7, 1, 5, 0),
                                    bytes(7, 1, 5, 3), bytes(7, 1, 0, 3)});
+
+  // The device below is told, too.
+  Trace outer, inner;
+  Traced<Traced<Cpu>> twice{outer, 0, inner, std::size_t{1}};
+  Traced<Traced<Cpu>>::Stream other{twice, "s"};
+  twice.host().note_live(other, Purpose::optimizer, 5);
+  CHECK(TraceEvents{json_of(outer)}.live_bytes.at(0)[0].bytes.at("host optimizer") == 5);
+  CHECK(TraceEvents{json_of(inner)}.live_bytes.at(1)[0].bytes.at("host optimizer") == 5);
 }
 
 TEST_CASE("races show through a trace, the host's too") {
@@ -595,6 +604,7 @@ TEST_CASE("races show through a trace, the host's too") {
   auto x = device.host().allocate<float>(8, Purpose::optimizer);
   Traced<Checked<Cpu>>::Stream d{device, "d"}, h{device, "h", OwnThread{}};
   Traced<Checked<Cpu>>::Event event;
+  ExactSum sum;
   clear(Context<Traced<Checked<Cpu>>>{device, d}, x.span());
   const Context<Traced<Checked<Cpu>>::Host> at_host{device.host(), h};
   CHECK(contains(race_of([&] { scale(at_host, x.span()); }),
@@ -603,6 +613,10 @@ TEST_CASE("races show through a trace, the host's too") {
   device.record(event, d);
   device.wait(h, event);
   scale(at_host, x.span());
+  device.host().retire(h, x.span());
+  CHECK(contains(
+      race_of([&] { device.host().sum_squares(h, std::span<const float>{x.span()}, &sum); }),
+      "use after release of bytes [0, 32) of a host buffer"));
   device.synchronize(h);
 }
 
