@@ -23,6 +23,12 @@ class NotFiniteError : public Error {
   using Error::Error;
 };
 
+/// A disk that did not do what was asked of it, or does not hold what was written.
+class IoError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A collective that cannot complete: a peer left, failed, or entered another collective.
 class CommError : public Error {
  public:
