@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DROOT=include -P CheckFloors.cmake
 # A header includes its own floor or a lower one, by its full name in angle brackets; the umbrella
-# shardexpr/shardexpr.hpp alone may include every floor, and no header includes it.
+# shardexpr/shardexpr.hpp alone may include every floor, and no header includes it. A floor with a
+# list ONLY_<floor> includes itself and what is listed.
 cmake_minimum_required(VERSION 3.25)
-set(FLOORS core policy model plan device comm optim engine checkpoint nn)  # lowest first
+set(FLOORS core policy model plan device io comm optim engine checkpoint nn)  # lowest first
+# io stands beside device, not on it.
+set(ONLY_io core)
 
 get_filename_component(ROOT "${ROOT}" ABSOLUTE)
 file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/*)
@@ -53,6 +56,10 @@ foreach(file IN LISTS files)
     list(FIND FLOORS "${there}" other)
     if(NOT umbrella AND other GREATER level)
       message(SEND_ERROR "${file}: ${here} (floor ${level}) includes ${there} (floor ${other}): "
+        "${include}")
+    elseif(NOT umbrella AND DEFINED ONLY_${here} AND NOT there STREQUAL here
+           AND NOT there IN_LIST ONLY_${here})
+      message(SEND_ERROR "${file}: ${here} includes ${there}, but may include ${ONLY_${here}} alone: "
         "${include}")
     endif()
   endforeach()

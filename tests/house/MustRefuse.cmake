@@ -41,6 +41,7 @@ set(lib include/shardexpr)
 if(CASE STREQUAL "floors")
   plant(${lib}/core/low.hpp "#pragma once" "#include <vector>")
   plant(${lib}/policy/high.hpp "#include <shardexpr/core/low.hpp>")
+  plant(${lib}/io/disk.hpp "#include <shardexpr/core/low.hpp>" "#include <shardexpr/io/disk.hpp>")
   plant(${lib}/shardexpr.hpp "#include <shardexpr/policy/high.hpp>")
   check(CheckFloors.cmake -DROOT=${WORK}/include)
   plant(${lib}/core/upward.hpp "  #  include <shardexpr/policy/high.hpp>")
@@ -50,6 +51,7 @@ if(CASE STREQUAL "floors")
   plant(${lib}/core/umbrella.hpp "#include <shardexpr/shardexpr.hpp>")
   plant(${lib}/attic/unknown.hpp "#pragma once")
   plant(${lib}/core/notes.txt "a note")
+  plant(${lib}/io/beside.hpp "#include <shardexpr/policy/high.hpp>")
   check(CheckFloors.cmake -DROOT=${WORK}/include FINDS
     "core/upward.hpp: core (floor 0) includes policy (floor 1)"
     "core/quotes.hpp: write <shardexpr/...>, not quotes"
@@ -57,7 +59,8 @@ if(CASE STREQUAL "floors")
     "core/missing.hpp: there is no shardexpr/core/nothing.hpp"
     "core/umbrella.hpp: includes the umbrella"
     "attic/unknown.hpp: attic is no floor"
-    "core/notes.txt: only shardexpr/**/*.hpp")
+    "core/notes.txt: only shardexpr/**/*.hpp"
+    "io/beside.hpp: io includes policy, but may include core alone")
 elseif(CASE STREQUAL "headers")
   plant(${lib}/core/sound.hpp "#pragma once" "#include <cstddef>"
     "inline std::size_t size() { return 1\; }")
