@@ -17,6 +17,10 @@ set(onednn_word "off (SHARDEXPR_ONEDNN=${SHARDEXPR_ONEDNN})")
 if(SHARDEXPR_HAS_ONEDNN)
   set(onednn_word "${OneDNN_LIBRARY} ${OneDNN_VERSION}")
 endif()
+set(liburing_word "off (SHARDEXPR_LIBURING=${SHARDEXPR_LIBURING})")
+if(SHARDEXPR_HAS_LIBURING)
+  set(liburing_word "${Liburing_LIBRARY}")
+endif()
 set(nvcc_word "not found: its tests are skipped")
 if(SHARDEXPR_NVCC)
   set(nvcc_word "${SHARDEXPR_NVCC}")
@@ -32,6 +36,7 @@ message(STATUS "shardexpr ${PROJECT_VERSION}
      Eigen       ${Eigen3_VERSION}
      OpenBLAS    ${blas_word}
      oneDNN      ${onednn_word}
+     liburing    ${liburing_word}
      nvcc        ${nvcc_word}
      CUDA        ${CUDA_word}
      tests       ${TESTS_word}

@@ -24,7 +24,7 @@ endif()
 # Links one of our programs.
 function(shardexpr_setup_program target)
   target_link_libraries(${target} PRIVATE shardexpr shardexpr_dev)
-  foreach(library IN ITEMS shardexpr_blas shardexpr_onednn)
+  foreach(library IN ITEMS shardexpr_blas shardexpr_onednn shardexpr_liburing)
     if(TARGET ${library})
       target_link_libraries(${target} PRIVATE ${library})
     endif()

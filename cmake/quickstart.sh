@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . cmake/setup.sh
-setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev libdnnl-dev \
+setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev libdnnl-dev liburing-dev \
   bible-kjv bible-kjv-text
 
 build=build/release

@@ -23,6 +23,7 @@ setup_header() {
     libeigen3-dev) echo eigen3/Eigen/Core ;;
     libopenblas-pthread-dev) echo openblas_config.h ;;
     libdnnl-dev) echo oneapi/dnnl/dnnl.hpp ;;
+    liburing-dev) echo liburing.h ;;
     doctest-dev) echo doctest/doctest.h ;;
     libbenchmark-dev) echo benchmark/benchmark.h ;;
   esac

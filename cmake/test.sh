@@ -32,8 +32,8 @@ while [ $# -gt 0 ]; do
 done
 
 . cmake/setup.sh
-setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev libdnnl-dev doctest-dev \
-  libbenchmark-dev bible-kjv bible-kjv-text ccache clang clang-format libclang-rt-14-dev
+setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev libdnnl-dev liburing-dev \
+  doctest-dev libbenchmark-dev bible-kjv bible-kjv-text ccache clang clang-format libclang-rt-14-dev
 
 jobs=${JOBS:-2}
 summary=
