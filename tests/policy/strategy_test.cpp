@@ -14,13 +14,13 @@ namespace sx = shardexpr;
 static_assert(
     std::is_same_v<sx::StrategyOf<sx::NoShard, sx::Sgd>, sx::StrategyOf<sx::Sgd, sx::NoShard>>);
 static_assert(
-    std::is_same_v<
-        sx::StrategyOf<>,
-        sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::BackwardPre, sx::ForwardNone,
-                     sx::PersistNone, sx::LiveUnlimited, sx::PrefetchUnlimited, sx::ReuseAdjacent,
-                     sx::GathersUnlimited, sx::WrapEach<>, sx::ReduceEveryMicroBatch, sx::ClipNone,
-                     sx::RecomputeNone, sx::AdamW, sx::FullPrecision, sx::LossScaleNone,
-                     sx::RoundNearest, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
+    std::is_same_v<sx::StrategyOf<>,
+                   sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::OffloadNone, sx::BackwardPre,
+                                sx::ForwardNone, sx::PersistNone, sx::LiveUnlimited,
+                                sx::PrefetchUnlimited, sx::ReuseAdjacent, sx::GathersUnlimited,
+                                sx::WrapEach<>, sx::ReduceEveryMicroBatch, sx::ClipNone,
+                                sx::RecomputeNone, sx::AdamW, sx::FullPrecision, sx::LossScaleNone,
+                                sx::RoundNearest, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
 // A default may depend on the others.
 static_assert(std::is_same_v<sx::StrategyOf<sx::NoShard>::backward_prefetch, sx::BackwardNone>);
 static_assert(std::is_same_v<sx::StrategyOf<sx::WrapWhole>::backward_prefetch, sx::BackwardNone>);

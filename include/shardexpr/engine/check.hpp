@@ -31,7 +31,10 @@
        "name units that have a Saved, two or more or a Repeat, or leave Recompute out")            \
   RULE(SX307, (names_buffers_in_vain<M, S>()),                                                     \
        "the precision names a dtype for buffers, and no unit of the model has any",                \
-       "give buffers the dtype of the storage, or leave it out")
+       "give buffers the dtype of the storage, or leave it out")                                   \
+  RULE(SX308, (is_offloaded<S> && !HasHost<typename S::device>),                                   \
+       "the strategy offloads, and the device has no host beside it",                              \
+       "leave the offload out, or complete the device to the HasHost concept")
 
 namespace shardexpr {
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/comm/mesh.hpp>
 #include <shardexpr/engine/state.hpp>
+#include <shardexpr/engine/swap.hpp>
 #include <shardexpr/engine/timeline.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
@@ -9,26 +10,39 @@
 
 #include <cstddef>
 #include <exception>
+#include <span>
 
-namespace shardexpr::detail {
+namespace shardexpr {
+
+/// What a rank moved between its places since it was made.
+/// Units:   bytes.
+struct TransferBytes {
+  std::size_t to_device_bytes = 0, to_host_bytes = 0, nvme_read_bytes = 0, nvme_written_bytes = 0;
+
+  friend constexpr bool operator==(const TransferBytes&, const TransferBytes&) = default;
+};
+
+namespace detail {
 
 /// What the parts of a trainer share: where things lie, who speaks to whom, what runs when.
 template <class M, class S>
 struct Core {
   using Device = typename S::device;
   using Comm = typename S::communicator;
-  static constexpr std::size_t stream_count = group_of<typename S::sharding> != 0 ? 3 : 2;
-  using Timeline = detail::Timeline<Device, stream_count>;
+  using Host = HostOf<Device>;
+  using Timeline = typename TimelineOf<S>::type;
   using Mark = typename Timeline::Mark;
   using Needs = typename Timeline::Needs;
 
-  Core(Device& on, Comm& comm, const typename M::Config& config, std::size_t micro_batches)
+  Core(Device& on, Comm& comm, const typename M::Config& config, std::size_t micro_batches,
+       const SwapOptions<S>& nvme)
       : device{&on},
         mesh{comm, mesh_shape<S>(comm.size())},
         layout{config, mesh.shape().shards, grouping_of<S, M>()},
         counts{count_step<S>(layout, mesh.shape(), micro_batches)},
         state{on, layout, mesh.shard().rank(), gradients_in_place<S>(micro_batches)},
-        timeline{on, 16 * layout.group_count() + 64} {}
+        swap{on, layout, state, nvme, comm.rank()},
+        timeline{on, 16 * layout.group_count() + 8 * swap.chunk_count() + 64} {}
 
   /// To enqueue an operation on; reports and traces call it `label`.
   Context<Device> begin(StreamId stream, const Label& label) {
@@ -36,13 +50,40 @@ struct Core {
     device->annotate(on.stream, label);
     return on;
   }
+  /// The same for what the host computes.
+  Context<Host> begin_on_host(StreamId stream, const Label& label) {
+    const Context<Host> on = timeline.context(stream, host());
+    device->annotate(on.stream, label);
+    return on;
+  }
+  /// Copies between device and host, one way or the other, behind what the stream waits for.
+  template <class T>
+  void copy_up(const Label& label, std::span<const T> from, std::span<T> to) {
+    const Context<Device> on = begin(up_stream, label);
+    on.device.copy(on.stream, from, to);
+    moved.to_device_bytes += from.size_bytes();
+  }
+  template <class T>
+  void copy_down(const Label& label, std::span<const T> from, std::span<T> to) {
+    const Context<Device> on = begin(down_stream, label);
+    on.device.copy(on.stream, from, to);
+    moved.to_host_bytes += from.size_bytes();
+  }
+  Host& host() {
+    if constexpr (is_offloaded<S>)
+      return device->host();
+    else
+      return *device;
+  }
 
   Device* device;
   Mesh<Comm> mesh;
   Layout<M> layout;
   StepCounts counts;  // how large arenas must be
   State<S, M, Device> state;
-  Timeline timeline;
+  Swap<S, M> swap;
+  TransferBytes moved;  // between device and host
+  Timeline timeline;    // last: what it runs touches the others
 };
 
 /// When an exception leaves a verb, nothing may run on that points to what the caller owns.
@@ -58,4 +99,5 @@ struct Drain {
   }
 };
 
-}  // namespace shardexpr::detail
+}  // namespace detail
+}  // namespace shardexpr

@@ -2,9 +2,11 @@
 #pragma once
 #include <shardexpr/engine/arena.hpp>
 #include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/offloaded_gradients.hpp>
 
 #include <cstddef>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -19,6 +21,10 @@ class FullGradients {
   using Sharding = typename S::sharding;
   using G = typename S::precision::reduce;
   using Kept = typename S::precision::gradient;
+  static constexpr bool is_offloaded = optimizer_place<S> != Place::device;
+  struct Nothing {
+    explicit Nothing(Core&) {}
+  };
 
  public:
   FullGradients(Core& core, std::size_t micro_batches)
@@ -31,6 +37,7 @@ class FullGradients {
         copies_staging_{core.device->template allocate<G>(core.counts.copies_staging_elements,
                                                           Purpose::full_gradients)},
         arena_{core.counts.gradients_elements, core.layout.group_count()},
+        offloaded_{core},
         groups_(core.layout.group_count()) {}
 
   void open(std::size_t g) {
@@ -49,10 +56,12 @@ class FullGradients {
   }
 
   /// Full gradients -> the mean, where it is kept. `adds`: to what earlier micro-batches left in
-  /// that place. `computed`: the point after the last backward that added to the gradients.
-  void reduce(std::size_t g, bool adds, const Mark& computed) {
+  /// that place. `is_last`: no other micro-batch of the step does. `computed`: the point after the
+  /// last backward that added to the gradients.
+  void reduce(std::size_t g, bool adds, [[maybe_unused]] bool is_last, const Mark& computed) {
     Group& group = groups_[g];
     core_->timeline.order(comm_stream, computed);
+    if constexpr (is_offloaded) return reduce_and_send(g, adds, is_last);
     const Context<Device> on = core_->begin(comm_stream, {"reduce", g});
     core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
       const std::span<G> full = flat(f);
@@ -61,10 +70,10 @@ class FullGradients {
         const bool stages = adds || casts_gradients<S>;
         const std::span<G> to = stages ? staging_.span().first(kept.size()) : as_reduced(kept);
         core_->mesh.shard().reduce_scatter(on, std::span<const G>{full}, to, Reduction::mean);
-        if (stages) keep(on, to, kept, adds);
+        if (stages) keep_gradients(on, std::span<const G>{to}, kept, adds);
       } else {
         core_->mesh.shard().all_reduce(on, full, Reduction::mean);
-        if (!in_place_) keep(on, full, kept, adds);
+        if (!in_place_) keep_gradients(on, std::span<const G>{full}, kept, adds);
       }
       if (!in_place_) core_->device->retire(on.stream, full);
     });
@@ -74,7 +83,8 @@ class FullGradients {
 
   /// The kept gradients -> their mean over the copies.
   void replicate(std::size_t g) {
-    if constexpr (Core::stream_count > copies_stream) {
+    if constexpr (Core::Timeline::has(copies_stream)) {
+      if constexpr (is_offloaded) return replicate_and_send(g);
       core_->timeline.order(copies_stream, groups_[g].reduced);
       const Context<Device> on = core_->begin(copies_stream, {"replicate", g});
       core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
@@ -108,6 +118,9 @@ class FullGradients {
 
   /// The compute stream goes on when the gradients of group g are reduced.
   void await(std::size_t g, Needs& needs) const { needs.add(groups_[g].reduced); }
+  /// Those that are kept off the device.
+  auto& offloaded() { return offloaded_; }
+  const auto& offloaded() const { return offloaded_; }
 
   bool is_open(std::size_t g) const { return groups_[g].is_open; }
   /// Flat f's full gradients, of an open group. Empty if f is frozen.
@@ -124,7 +137,7 @@ class FullGradients {
  private:
   struct Group {
     std::size_t at = 0;
-    bool is_open = false;
+    bool is_open = false, is_deferred = false;
     Mark reduced, closed;  // what is kept is final; nobody reads the full gradients any more
   };
 
@@ -135,15 +148,45 @@ class FullGradients {
     else
       return kept;
   }
-  /// from -> kept, or kept + from -> kept.
-  static void keep(const Context<Device>& on, std::span<const G> from, std::span<Kept> kept,
-                   bool adds) {
-    if (!adds) return on.device.cast(on.stream, from, kept);
-    on.for_each(kept.size(), reads(from, kept), writes(kept),
-                [from = from.data(), to = kept.data()](std::size_t i) {
-                  to[i] =
-                      static_cast<Kept>(static_cast<float>(to[i]) + static_cast<float>(from[i]));
-                });
+  /// `reduce`, where gradients are kept off the device. What is averaged over copies and added to
+  /// nothing waits on the device for that.
+  void reduce_and_send(std::size_t g, bool adds, bool is_last) {
+    Group& group = groups_[g];
+    offloaded_.open(g);
+    const Context<Device> on = core_->begin(comm_stream, {"reduce", g});
+    core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
+      const std::span<G> full = flat(f);
+      if constexpr (Sharding::optimizer) {
+        core_->mesh.shard().reduce_scatter(on, std::span<const G>{full}, offloaded_.reduced(f),
+                                           Reduction::mean);
+        core_->device->retire(on.stream, full);
+      } else {
+        core_->mesh.shard().all_reduce(on, full, Reduction::mean);
+        offloaded_.reduced_in_place(f, full);
+      }
+    });
+    const bool has_copies = Core::Timeline::has(copies_stream) && is_last;
+    group.is_deferred = has_copies && !adds;
+    group.closed = core_->timeline.mark(comm_stream);
+    if (!group.is_deferred) {
+      const Mark sent = offloaded_.keep(g, comm_stream, adds, is_last && !has_copies);
+      if (!Sharding::optimizer) group.closed = sent;
+    }
+    group.reduced = core_->timeline.mark(comm_stream);
+    group.is_open = false;
+  }
+  void replicate_and_send(std::size_t g) {
+    Group& group = groups_[g];
+    if (group.is_deferred)
+      core_->timeline.order(copies_stream, group.reduced);
+    else
+      offloaded_.fetch(g, copies_stream);
+    const Context<Device> on = core_->begin(copies_stream, {"replicate", g});
+    core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
+      core_->mesh.copies().all_reduce(on, offloaded_.reduced(f), Reduction::mean);
+    });
+    offloaded_.keep(g, copies_stream, /*adds=*/false, /*is_last=*/true);
+    group.reduced = core_->timeline.mark(copies_stream);
   }
   void note_live(typename Device::Stream& stream) {
     core_->device->note_live(stream, Purpose::full_gradients, arena_.live() * sizeof(G));
@@ -153,6 +196,7 @@ class FullGradients {
   bool in_place_;
   typename Device::template Buffer<G> buffer_, staging_, copies_staging_;
   Arena<typename Core::Timeline> arena_;
+  std::conditional_t<is_offloaded, OffloadedGradients<M, S>, Nothing> offloaded_;
   std::vector<Group> groups_;
 };
 

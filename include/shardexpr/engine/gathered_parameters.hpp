@@ -3,9 +3,11 @@
 #include <shardexpr/engine/arena.hpp>
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/gather_storage.hpp>
+#include <shardexpr/engine/offloaded_parameters.hpp>
 
 #include <cstddef>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -19,6 +21,10 @@ class GatheredParameters {
   using Needs = typename Core::Needs;
   using T = typename S::precision::compute;
   static constexpr bool gathers = S::sharding::parameters;
+  static constexpr bool is_kept_apart = parameters_place<S> != Place::device;
+  // Who writes first where a group is gathered.
+  static constexpr StreamId first_stream =
+      is_kept_apart && !S::communicator::gather_is_shared ? up_stream : comm_stream;
   static constexpr bool reshards = S::reshard::ranks != 0;
   static constexpr std::size_t nowhere = static_cast<std::size_t>(-1);
 
@@ -31,18 +37,23 @@ class GatheredParameters {
             core.device->template allocate<T>(core.counts.resharded_elements, Purpose::resharded)},
         arena_{core.counts.gathered_elements, core.layout.group_count()},
         regathered_arena_{core.counts.regathered_elements, core.layout.group_count()},
+        kept_apart_{core},
         groups_(core.layout.group_count()) {}
 
   /// This rank's parts -> the whole group, of every rank that shares the copy.
   void gather(std::size_t g) {
-    take(g, arena_, buffer_.data());
+    take(g, arena_, buffer_.data(), first_stream);
+    const auto full = [&](const FlatLayout& flat) {
+      return std::span{groups_[g].data + flat.gathered_offset, flat.padded};
+    };
+    if constexpr (is_kept_apart) kept_apart_.upload(g, full);
     const Context<Device> on = core_->begin(comm_stream, {"gather", g});
     core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
       if (!flat.is_persistent)
-        core_->mesh.shard().gather(on, std::span<const T>{core_->state.parameters(f)},
-                                   std::span{groups_[g].data + flat.gathered_offset, flat.padded});
+        core_->mesh.shard().gather(on, std::span<const T>{part(f)}, full(flat));
     });
     finish(g);
+    if constexpr (is_kept_apart) kept_apart_.finish(groups_[g].gathered);
   }
 
   /// Keeps this rank's 1/K of a gathered group.
@@ -109,6 +120,9 @@ class GatheredParameters {
   std::size_t free_elements() const { return arena_.size() - arena_.live(); }
 
  private:
+  struct Nothing {
+    explicit Nothing(Core&) {}
+  };
   struct Group {
     T* data = nullptr;  // while gathered
     std::size_t at = 0, kept_at = nowhere;
@@ -120,12 +134,19 @@ class GatheredParameters {
   Arena& arena_of(const Group& group) {
     return regathers_apart<S> && group.is_regathered ? regathered_arena_ : arena_;
   }
-  void take(std::size_t g, Arena& arena, T* data) {
+  void take(std::size_t g, Arena& arena, T* data, StreamId first = comm_stream) {
     Needs needs;
     groups_[g].at = arena.allocate(core_->layout.group(g).gathered, needs);
     groups_[g].data = data + groups_[g].at;
     groups_[g].is_regathered = false;
-    core_->timeline.order(comm_stream, needs);
+    core_->timeline.order(first, needs);
+  }
+  /// What this rank gives to a gather.
+  std::span<T> part(std::size_t f) const {
+    if constexpr (is_kept_apart)
+      return kept_apart_.part(f);
+    else
+      return core_->state.parameters(f);
   }
   void finish(std::size_t g) {
     groups_[g].gathered = core_->timeline.mark(comm_stream);
@@ -151,6 +172,7 @@ class GatheredParameters {
   RegatherStorage<S> regathered_;
   typename Device::template Buffer<T> kept_;
   Arena arena_, regathered_arena_;
+  std::conditional_t<is_kept_apart, OffloadedParameters<M, S>, Nothing> kept_apart_;
   std::vector<Group> groups_;
   std::size_t kept_end_ = 0;
 };

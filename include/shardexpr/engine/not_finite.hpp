@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/swap_state.hpp>
 #include <shardexpr/engine/unit_names.hpp>
 #include <shardexpr/model/unit.hpp>
 
@@ -27,11 +28,14 @@ std::string parameter_not_finite(Core<M, S>& core) {
     for (const ParameterLayout& parameter : layout.unit(u).parameters) {
       ++place;
       if (parameter.is_tied || !layout.flat(parameter.flat).is_trainable) continue;
-      core.state.for_each_kept(
-          parameter, core.state.part_of(core.state.gradients(parameter.flat), parameter.flat),
-          [&](auto gradient, std::size_t) {
-            if (!std::isfinite(static_cast<float>(gradient))) found = place;
-          });
+      const auto look = [&](auto range, std::size_t begin) {
+        core.state.for_each_in(parameter, begin, range, [&](auto gradient, std::size_t) {
+          if (!std::isfinite(static_cast<float>(gradient))) found = place;
+        });
+      };
+      core.state.for_each_gradient_range(parameter.flat, look);
+      if constexpr (optimizer_place<S> == Place::nvme)
+        for_each_swapped_gradient(core, parameter.flat, look);
     }
   auto all =
       core.device->template allocate<std::uint64_t>(1 + core.mesh.world().size(), Purpose::other);

@@ -96,6 +96,8 @@ class OwnLoop {
   void drop_gradients() {
     for (std::size_t g = 0; g < core_->layout.group_count(); ++g)
       if (passes_->gradients.is_open(g)) passes_->gradients.discard(g);
+    if constexpr (optimizer_place<S> != Place::device)
+      passes_->gradients.offloaded().forget_squares();
     core_->timeline.synchronize();  // what was reduced may still be averaged over the copies
     std::fill(reductions_.begin(), reductions_.end(), std::size_t{0});
   }
@@ -183,8 +185,9 @@ class OwnLoop {
     const std::size_t before = reductions_[u]++;
     for (std::size_t g : trains)
       if (core_->layout.group(g).last_trained == u) {
-        passes_->gradients.reduce(g, before != 0, core_->timeline.mark(compute_stream));
-        if constexpr (Core::stream_count > copies_stream)
+        passes_->gradients.reduce(g, before != 0, reductions_[u] == reductions_a_step(),
+                                  core_->timeline.mark(compute_stream));
+        if constexpr (Core::Timeline::has(copies_stream))
           if (reductions_[u] == reductions_a_step()) passes_->gradients.replicate(g);
         passes_->gradients.close(g);
       }

@@ -4,6 +4,7 @@
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/full_gradients.hpp>
 #include <shardexpr/engine/gathered_parameters.hpp>
+#include <shardexpr/engine/offloaded_update.hpp>
 #include <shardexpr/engine/workspace.hpp>
 #include <shardexpr/model/pass.hpp>
 #include <shardexpr/optim/optimizers.hpp>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
 namespace shardexpr::detail {
 
@@ -41,14 +43,17 @@ class Passes {
         gradients{core, micro_batches},
         workspace{*core.device, config, core.layout},
         buffers{core, config, seed},
+        update_{core},
         core_{&core},
-        config_{&config} {}
+        config_{&config},
+        micro_batches_{micro_batches} {}
 
   const typename M::Batch* batch = nullptr;  // of the pass
   std::size_t micro = 0;                     // which micro-batch that is
   std::array<std::optional<typename S::optimizer::Update>, max_parameter_groups> updates;  // now
   std::optional<typename S::rounding::Rounding> rounding;  // of what they write
   const UpdateControl* control = nullptr;                  // of those updates, on the device
+  const UpdateControl* host_control = nullptr;             // and on the host, which updates, too
   GatheredParameters<M, S> parameters;
   FullGradients<M, S> gradients;
   Workspace<M, Compute, Device, typename S::recompute> workspace;
@@ -60,7 +65,8 @@ class Passes {
   void release(std::size_t g) { parameters.release(g); }
   void open_gradients(std::size_t g) { gradients.open(g); }
   void reduce(std::size_t g) {
-    gradients.reduce(g, S::accumulation::reduce_each && micro > 0, computed_);
+    gradients.reduce(g, S::accumulation::reduce_each && micro > 0, micro + 1 == micro_batches_,
+                     computed_);
   }
   void replicate(std::size_t g) { gradients.replicate(g); }
   void close_gradients(std::size_t g) { gradients.close(g); }
@@ -89,6 +95,7 @@ class Passes {
     computed_ = core_->timeline.mark(compute_stream);  // what is released later need not be awaited
   }
   void update(std::size_t g) {
+    if constexpr (is_offloaded<S>) return update_.update(g, *this);
     const Context<Device> on = core_->begin(compute_stream, {"update", g});
     core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout& flat) {
       const auto all = core_->state.operands(f);
@@ -101,6 +108,8 @@ class Passes {
   }
   void publish(std::size_t g) {
     core_->timeline.order(comm_stream, core_->timeline.mark(compute_stream));
+    if constexpr (optimizer_place<S> != Place::device)
+      core_->timeline.order(comm_stream, core_->timeline.mark(up_stream));
     const Context<Device> on = core_->begin(comm_stream, {"publish", g});
     core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
       if (is_published<Sharding>(flat))
@@ -152,8 +161,14 @@ class Passes {
     return from_array<typename U::template Params<Tensor<T>>>(views);
   }
 
+  struct Nothing {
+    explicit Nothing(Core&) {}
+  };
+
+  std::conditional_t<is_offloaded<S>, OffloadedUpdate<M, S>, Nothing> update_;
   Core* core_;
   const typename M::Config* config_;
+  std::size_t micro_batches_;
   typename Core::Mark computed_;  // the last backward
 };
 

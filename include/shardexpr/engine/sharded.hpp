@@ -11,6 +11,7 @@
 #include <shardexpr/engine/step_result.hpp>
 #include <shardexpr/engine/summary.hpp>
 #include <shardexpr/engine/summoned_group.hpp>
+#include <shardexpr/engine/swap_state.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/optim/learning_rate.hpp>
 #include <shardexpr/optim/parameter_groups.hpp>
@@ -67,6 +68,8 @@ class sharded {
     /// Of the parameters that are described `in_group`.
     std::array<GroupOptions, max_parameter_groups> groups = standard_groups;
     LearningRateSchedule schedule{};  ///< constant
+    /// Where state on NVMe lies, for strategies that have such; `NvmeOptions` then.
+    [[no_unique_address]] detail::SwapOptions<S> nvme{};
   };
 
   /// Refuses options that a policy refuses, as the constructor does, before anything is made.
@@ -76,6 +79,11 @@ class sharded {
     detail::check_options<typename S::clipping>(options.clipping);
     detail::check_options<typename S::loss_scale>(options.loss_scale);
     detail::check_groups<typename S::optimizer::Options>(options.groups);
+    if constexpr (detail::is_on_disk<S>)
+      if (options.nvme.directory.empty())
+        throw ConfigError(
+            "Options::nvme.directory is empty: the strategy keeps state on NVMe; name a directory "
+            "on that disk");
   }
 
   /// Makes this rank's part of the model; no rank holds the whole unless the strategy says so.
@@ -85,7 +93,7 @@ class sharded {
   sharded(Device& device, Comm& comm, const Config& config, const Options& options = {})
       : config_{config},
         options_{checked(options)},
-        core_{device, comm, config, options.micro_batches},
+        core_{device, comm, config, options.micro_batches, options.nvme},
         schedule_{core_.layout},
         passes_{core_, config_, options.micro_batches, options.seed},
         summary_{core_, comm.size()},
@@ -97,6 +105,7 @@ class sharded {
                           "]: no parameter that is trained is in that group");
     for_each_unit(
         [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
+    if constexpr (detail::is_on_disk<S>) detail::initialize_swap(core_, options.seed);
   }
   sharded(const sharded&) = delete;  // members point into it
   sharded& operator=(const sharded&) = delete;
@@ -284,6 +293,22 @@ class sharded {
   float loss_scale() const { return scaler_.scale(); }
   /// What this rank sent since it was made, through every communicator of its mesh.
   Traffic traffic() const { return core_.mesh.traffic(); }
+  /// What this rank moved between device, host and disk since it was made.
+  TransferBytes transfers() const {
+    TransferBytes moved = core_.moved;
+    if constexpr (detail::is_on_disk<S>) {
+      moved.nvme_read_bytes = core_.swap.file().bytes_read();
+      moved.nvme_written_bytes = core_.swap.file().bytes_written();
+    }
+    return moved;
+  }
+  /// Bytes of this rank's file; 0 without one.
+  std::size_t nvme_bytes() const {
+    if constexpr (detail::is_on_disk<S>)
+      return core_.swap.layout().size_bytes();
+    else
+      return 0;
+  }
 
  private:
   template <std::size_t St>
@@ -335,12 +360,14 @@ class sharded {
   /// is decided on the device.
   StepResult finish_step(double losses) {
     const float scale = loss_scale();
+    if constexpr (detail::is_on_disk<S>) core_.swap.file().check();
     summary_.add_squares(passes_.gradients);
     summary_.conclude(losses, scale, options_.clipping);
     for (std::size_t k = 0; k < options_.groups.size(); ++k)
       passes_.updates[k].emplace(options_of_group(k, steps_ + 1), steps_ + 1);
     passes_.rounding.emplace(options_.seed, steps_ + 1);
     passes_.control = summary_.await_control();
+    passes_.host_control = summary_.await_control_on_host();
     schedule_.update(passes_);
     core_.timeline.synchronize();
     const StepOutcome& outcome = summary_.outcome();

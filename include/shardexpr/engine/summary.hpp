@@ -21,6 +21,7 @@ class Summary {
   using Gradient = typename S::precision::gradient;
   using Saved = Workspace<M, Compute, Device, typename S::recompute>;
   using Clipping = typename S::clipping;
+  static constexpr bool host_decides = optimizer_place<S> != Place::device;
 
  public:
   using Loss = Accumulate<Compute>;
@@ -28,7 +29,9 @@ class Summary {
   Summary(Core& core, std::size_t world)
       : core_{&core},
         summaries_{core.device->template allocate<StepSummary>(1 + world, Purpose::other)},
-        outcome_{core.device->template allocate<StepOutcome>(1, Purpose::other)} {}
+        outcome_{core.device->template allocate<StepOutcome>(1, Purpose::other)},
+        host_outcome_{
+            core.host().template allocate<StepOutcome>(host_decides ? 1 : 0, Purpose::other)} {}
 
   /// Begins with a loss that somebody else computed.
   void set_loss(double loss) {
@@ -58,16 +61,20 @@ class Summary {
   }
 
   /// Adds the squares of the reduced gradients that this rank answers for.
-  void add_squares(const FullGradients<M, S>& gradients) {
+  void add_squares(FullGradients<M, S>& gradients) {
     Needs needs;
-    for (std::size_t g = 0; g < core_->layout.group_count(); ++g) gradients.await(g, needs);
+    core_->layout.for_each_trained_flat([&](std::size_t f, const FlatLayout& flat) {
+      if (!core_->state.answered_gradients(f).empty()) gradients.await(flat.group, needs);
+    });
     core_->timeline.order(compute_stream, needs);
     const Context<Device> on = core_->begin(compute_stream, {"norm"});
     core_->layout.for_each_trained_flat([&](std::size_t f, const FlatLayout&) {
-      on.device.sum_squares(
-          on.stream, std::span<const Gradient>{core_->state.part_of(core_->state.gradients(f), f)},
-          &summaries_.data()->gradient_squares);
+      const std::span<const Gradient> values = core_->state.answered_gradients(f);
+      if (!values.empty())
+        on.device.sum_squares(on.stream, values, &summaries_.data()->gradient_squares);
     });
+    if constexpr (host_decides)
+      gradients.offloaded().send_squares({&summaries_.data()->gradient_squares, 1});
   }
   /// Every rank learns the mean loss, the norm and what they mean for the update: the losses added
   /// in rank order, the squares exactly. `losses`: how many each rank added up; `scale`: by what
@@ -94,11 +101,22 @@ class Summary {
              norm};
     });
     concluded_ = core_->timeline.mark(comm_stream);
+    if constexpr (host_decides) {
+      core_->timeline.order(down_stream, concluded_);
+      core_->copy_down({"summary"}, std::span<const StepOutcome>{outcome_.span()},
+                       host_outcome_.span());
+    }
   }
   /// The update reads this on the compute stream, which goes on when it is there.
   const UpdateControl* await_control() {
-    core_->timeline.order(compute_stream, concluded_);
+    if constexpr (device_updates<S>) core_->timeline.order(compute_stream, concluded_);
     return &outcome_.data()->control;
+  }
+  /// The same for what the host updates.
+  const UpdateControl* await_control_on_host() {
+    if constexpr (!host_decides) return nullptr;
+    core_->timeline.order(host_stream, core_->timeline.mark(down_stream));
+    return &host_outcome_.data()->control;
   }
   /// What the host knows once all streams are synchronized.
   const StepOutcome& outcome() const { return *outcome_.data(); }
@@ -107,6 +125,7 @@ class Summary {
   Core* core_;
   typename Device::template Buffer<StepSummary> summaries_;  // this rank's, then every rank's
   typename Device::template Buffer<StepOutcome> outcome_;
+  typename Core::Host::template Buffer<StepOutcome> host_outcome_;
   typename Core::Mark concluded_;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/swap_state.hpp>
 
 #include <cstddef>
 #include <span>
@@ -11,7 +12,8 @@ namespace shardexpr::detail {
 /// another dtype, frozen parameters are cast from it: they are kept in no other.
 ///
 /// Order:   construction and `spread` are collective; when they return, their work is done.
-/// Cost:    the group's padded elements, freed with the object.
+/// Cost:    the group's padded elements, freed with the object; as much of the host's for a flat at
+///          a time where something is offloaded.
 template <class M, class S>
 class SummonedGroup {
   using Core = detail::Core<M, S>;
@@ -28,6 +30,7 @@ class SummonedGroup {
     memory_ = core.device->template allocate<Storage>(count, Purpose::other);
     const Context<Device> on = core.begin(comm_stream, {"summon", g});
     core.layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      if constexpr (is_offloaded<S>) return collect_offloaded(on, f);
       if constexpr (has_masters)
         if (flat.is_trainable) return collect(on, f, core.state.masters(f));
       collect(on, f, core.state.parameters(f));
@@ -42,6 +45,7 @@ class SummonedGroup {
     const Context<Device> on = core_->begin(comm_stream, {"write back", g_});
     core_->layout.for_each_flat(g_, [&](std::size_t f, const FlatLayout& flat) {
       core_->mesh.world().broadcast(on, full(f), root);
+      if constexpr (is_offloaded<S>) return keep_offloaded(on, f);
       keep(on, f, core_->state.parameters(f));
       if constexpr (has_masters)
         if (flat.is_trainable) keep(on, f, core_->state.masters(f));
@@ -73,6 +77,82 @@ class SummonedGroup {
   template <class T>
   std::span<Storage> same_range(std::span<Storage> whole, std::size_t f, std::span<T> kept) const {
     return kept.size() == whole.size() ? whole : core_->state.part_of(whole, f);
+  }
+
+  // Where something lies off the device, it goes through memory of the host, this rank's share of
+  // a flat at a time, and the host waits.
+
+  using Host = typename Core::Host;
+  using Bounce = typename Host::template Buffer<Storage>;
+
+  /// What this rank keeps of flat f, in the flat's elements; of a flat that is trained, what it
+  /// updates.
+  FlatLayout::Run share(std::size_t f) const {
+    const FlatLayout& flat = core_->layout.flat(f);
+    const KeptFlat& kept = core_->state.kept(f);
+    const std::size_t count = flat.is_trainable ? kept.updated : kept.parameters;
+    return {count == flat.padded ? 0 : core_->mesh.shard().rank() * flat.part, count};
+  }
+  void collect_offloaded(const Context<Device>& on, std::size_t f) {
+    const auto [first, count] = share(f);
+    Bounce bounce = core_->host().template allocate<Storage>(count, Purpose::transfers);
+    const Drain drain{core_->timeline};
+    const auto take = [&](auto from, std::size_t at) {
+      for (std::size_t i = 0; i < from.size(); ++i)
+        bounce.data()[at + i] = static_cast<Storage>(static_cast<float>(from[i]));
+    };
+    const KeptFlat& kept = core_->state.kept(f);
+    if (core_->layout.flat(f).is_trainable) {
+      take(core_->state.masters(f), kept.away);
+      take(core_->state.host_masters(f), 0);
+      if constexpr (optimizer_place<S> == Place::nvme)
+        for_each_swapped<SwapAccess::reads, Storage>(
+            *core_, f, core_->swap.layout().regions(f).masters, kept.away, swap_memory(*core_),
+            "parameters", take);
+    } else {
+      take(core_->state.parameters(f), 0);
+      read_parameters(f, take);
+    }
+    const std::span<Storage> whole = full(f), mine = whole.subspan(first, count);
+    on.device.copy(on.stream, std::span<const Storage>{bounce.span()}, mine);
+    if (count < whole.size())
+      core_->mesh.shard().all_gather(on, std::span<const Storage>{mine}, whole);
+    core_->timeline.synchronize(comm_stream);
+  }
+  void keep_offloaded(const Context<Device>& on, std::size_t f) {
+    const FlatLayout& flat = core_->layout.flat(f);
+    const KeptFlat& kept = core_->state.kept(f);
+    Bounce bounce = core_->host().template allocate<Storage>(flat.padded, Purpose::transfers);
+    const Drain drain{core_->timeline};
+    on.device.copy(on.stream, std::span<const Storage>{full(f)}, bounce.span());
+    core_->timeline.synchronize(comm_stream);
+    const auto give = [&](std::size_t begin) {
+      return [&, begin](auto to, std::size_t first) {
+        using T = typename decltype(to)::value_type;
+        for (std::size_t i = 0; i < to.size(); ++i)
+          to[i] = static_cast<T>(static_cast<float>(bounce.data()[begin + first + i]));
+      };
+    };
+    core_->state.for_each_parameter_range(
+        f, [&](auto range, std::size_t begin) { give(begin)(range, 0); });
+    if constexpr (parameters_place<S> == Place::nvme)
+      if (kept.parameters_place == Place::nvme)
+        for_each_swapped<SwapAccess::writes, Compute>(
+            *core_, f, core_->swap.layout().regions(f).parameters, kept.parameters,
+            swap_memory(*core_), "parameters", give(core_->mesh.shard().rank() * flat.part));
+    if constexpr (optimizer_place<S> == Place::nvme)
+      if (kept.has_away_masters)
+        for_each_swapped<SwapAccess::writes, Storage>(
+            *core_, f, core_->swap.layout().regions(f).masters, kept.away, swap_memory(*core_),
+            "parameters", give(core_->state.updated_from(f)));
+  }
+  template <class Visit>
+  void read_parameters(std::size_t f, Visit visit) {
+    if constexpr (parameters_place<S> == Place::nvme)
+      if (core_->state.kept(f).parameters_place == Place::nvme)
+        for_each_swapped<SwapAccess::reads, Compute>(
+            *core_, f, core_->swap.layout().regions(f).parameters, core_->state.kept(f).parameters,
+            swap_memory(*core_), "parameters", visit);
   }
 
   Core* core_;

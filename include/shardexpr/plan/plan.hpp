@@ -4,11 +4,14 @@
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/activations.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
+#include <shardexpr/plan/places.hpp>
 #include <shardexpr/plan/step_counts.hpp>
 #include <shardexpr/plan/step_summary.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
+#include <vector>
 
 namespace shardexpr {
 
@@ -19,49 +22,71 @@ struct Plan {
   std::size_t world = 0;
   std::size_t parameter_count = 0;  ///< of the model, in elements
 
-  /// Between steps; parameters with the units' buffers.
+  /// On the device, between steps; parameters with the units' buffers.
   std::size_t parameters_bytes = 0, gradients_bytes = 0, optimizer_bytes = 0;
   std::size_t gathered_bytes = 0;        ///< full parameters while units are gathered
   std::size_t resharded_bytes = 0;       ///< what ReshardTo keeps from forward to backward
   std::size_t full_gradients_bytes = 0;  ///< full gradients until they are reduced
   std::size_t activations_bytes = 0;
+  std::size_t transfers_bytes = 0;  ///< what waits there on its way to the host or from it
   std::size_t other_bytes = 0;
 
   std::size_t device_resident_bytes = 0;  ///< parameters, gradients, optimizer
   std::size_t device_peak_bytes = 0;      ///< all of it
+
+  /// On the host, of what is offloaded; `transfers` is what waits there, on its way to the device
+  /// or a disk.
+  std::size_t host_parameters_bytes = 0, host_gradients_bytes = 0, host_optimizer_bytes = 0;
+  std::size_t host_transfers_bytes = 0, host_other_bytes = 0;
+  std::size_t host_resident_bytes = 0;  ///< parameters, gradients, optimizer
+  std::size_t host_peak_bytes = 0;      ///< all of it
+  std::size_t nvme_bytes = 0;           ///< of the rank's file
 
   std::size_t peak_live_elements = 0;  ///< most parameters gathered at once, padding left out
 
   std::size_t all_gather_sent_bytes = 0, reduce_scatter_sent_bytes = 0, all_reduce_sent_bytes = 0;
   std::size_t sent_bytes = 0;
 
+  /// Moved between the places in a step.
+  std::size_t to_device_bytes = 0, to_host_bytes = 0, nvme_read_bytes = 0, nvme_written_bytes = 0;
+
   friend constexpr bool operator==(const Plan&, const Plan&) = default;
 };
 
 namespace detail {
 
-/// Elements that one rank keeps of a flat, by what the sharding splits.
-template <class Sharding>
-constexpr std::size_t kept_parameters(const FlatLayout& flat) {
-  return Sharding::parameters && !flat.is_persistent ? flat.part : flat.padded;
+/// Adds what offloading takes; parts that are on the host are counted already.
+template <class Strategy>
+constexpr void plan_transfers(const TransferCounts& transfers, const std::vector<KeptFlat>& kept,
+                              Plan& plan) {
+  using Precision = typename Strategy::precision;
+  constexpr std::size_t compute = sizeof(typename Precision::compute);
+  constexpr std::size_t reduce = sizeof(typename Precision::reduce);
+  plan.transfers_bytes = transfers.landing_elements * reduce +
+                         (transfers.upload_elements + transfers.shadow_elements) * compute;
+  plan.host_transfers_bytes =
+      transfers.host_landing_elements * reduce + transfers.host_shadow_elements * compute +
+      transfers.parameter_slot_bytes + transfers.chunk_slot_bytes + transfers.gradient_slot_bytes;
+  plan.to_device_bytes = transfers.to_device_bytes;
+  plan.to_host_bytes = transfers.to_host_bytes;
+  if constexpr (optimizer_place<Strategy> != Place::device) {
+    // The squares that the host adds up go up, what was decided comes down.
+    plan.other_bytes += sizeof(ExactSum);
+    plan.host_other_bytes += sizeof(ExactSum) + sizeof(StepOutcome);
+    plan.to_device_bytes += sizeof(ExactSum);
+    plan.to_host_bytes += sizeof(StepOutcome);
+  }
+  if constexpr (is_on_disk<Strategy>) {
+    plan.nvme_bytes = SwapLayout<Strategy>{kept}.size_bytes();
+    plan.host_other_bytes += plan.nvme_bytes / swap_block_bytes * sizeof(std::uint32_t);
+    plan.nvme_read_bytes = transfers.read_bytes;
+    plan.nvme_written_bytes = transfers.written_bytes;
+  }
+  plan.host_resident_bytes =
+      plan.host_parameters_bytes + plan.host_gradients_bytes + plan.host_optimizer_bytes;
+  plan.host_peak_bytes =
+      plan.host_resident_bytes + plan.host_transfers_bytes + plan.host_other_bytes;
 }
-/// `in_place`: full gradients lie there too. Else no more is kept than is updated.
-template <class Sharding>
-constexpr std::size_t kept_gradients(const FlatLayout& flat, bool in_place) {
-  if (!flat.is_trainable) return 0;
-  const bool part = Sharding::gradients || (Sharding::optimizer && !in_place);
-  return part ? flat.part : flat.padded;
-}
-/// Of each moment, and of parameters in storage dtype where units compute in another.
-template <class Sharding>
-constexpr std::size_t kept_for_update(const FlatLayout& flat) {
-  if (!flat.is_trainable) return 0;
-  return Sharding::optimizer ? flat.part : flat.padded;
-}
-/// Units compute with a copy of the parameters, in a dtype of its own.
-template <class Precision>
-inline constexpr bool computes_with_copy =
-    !std::is_same_v<typename Precision::storage, typename Precision::compute>;
 
 }  // namespace detail
 
@@ -78,7 +103,6 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
                     std::size_t micro_batches = 1) requires(!requires { Trainer::is_refused; }) {
   using Model = typename Trainer::Model;
   using Strategy = typename Trainer::Strategy;
-  using Sharding = typename Strategy::sharding;
   using Precision = typename Strategy::precision;
   constexpr bool is_shared = Strategy::communicator::gather_is_shared;
 
@@ -90,17 +114,23 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   plan.world = world;
   plan.parameter_count = layout.parameter_count();
   const bool in_place = detail::gradients_in_place<Strategy>(micro_batches);
-  for (std::size_t f = 0; f < layout.flat_count(); ++f) {
-    const FlatLayout& flat = layout.flat(f);
-    const std::size_t updated = detail::kept_for_update<Sharding>(flat);
-    plan.parameters_bytes +=
-        detail::kept_parameters<Sharding>(flat) * sizeof(typename Precision::compute);
-    if (detail::computes_with_copy<Precision>)
-      plan.parameters_bytes += updated * sizeof(typename Precision::storage);
-    plan.gradients_bytes +=
-        detail::kept_gradients<Sharding>(flat, in_place) * sizeof(typename Precision::gradient);
-    plan.optimizer_bytes +=
-        updated * Strategy::optimizer::moments * sizeof(typename Precision::optimizer);
+  constexpr bool host_updates = detail::optimizer_place<Strategy> == Place::host;
+  constexpr std::size_t moments_bytes =
+      Strategy::optimizer::moments * sizeof(typename Precision::optimizer);
+  const auto all_kept = detail::kept_flats<Strategy>(layout, in_place);
+  for (const detail::KeptFlat& kept : all_kept) {
+    const std::size_t parameters = kept.parameters * sizeof(typename Precision::compute);
+    if (kept.parameters_place == Place::device) plan.parameters_bytes += parameters;
+    if (kept.parameters_place == Place::host) plan.host_parameters_bytes += parameters;
+    if (kept.has_device_masters)
+      plan.parameters_bytes += kept.device_places() * sizeof(typename Precision::storage);
+    plan.gradients_bytes += kept.device_gradients * sizeof(typename Precision::gradient);
+    plan.optimizer_bytes += kept.device_places() * moments_bytes;
+    if (!host_updates) continue;
+    if (kept.has_away_masters)
+      plan.host_parameters_bytes += kept.away_places() * sizeof(typename Precision::storage);
+    plan.host_gradients_bytes += kept.away_places() * sizeof(typename Precision::gradient);
+    plan.host_optimizer_bytes += kept.away_places() * moments_bytes;
   }
   plan.parameters_bytes +=
       detail::buffer_elements<Model>(config) * sizeof(typename Precision::buffers);
@@ -119,8 +149,11 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   plan.peak_live_elements = step.peak_live_elements;
 
   plan.device_resident_bytes = plan.parameters_bytes + plan.gradients_bytes + plan.optimizer_bytes;
+  if constexpr (detail::is_offloaded<Strategy>)
+    detail::plan_transfers<Strategy>(step.transfers, all_kept, plan);
   plan.device_peak_bytes = plan.device_resident_bytes + plan.gathered_bytes + plan.resharded_bytes +
-                           plan.full_gradients_bytes + plan.activations_bytes + plan.other_bytes;
+                           plan.full_gradients_bytes + plan.activations_bytes +
+                           plan.transfers_bytes + plan.other_bytes;
 
   plan.all_gather_sent_bytes = step.all_gather_bytes + (world - 1) * sizeof(StepSummary);
   plan.reduce_scatter_sent_bytes = step.reduce_scatter_bytes;

@@ -4,7 +4,9 @@
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/arena_map.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
+#include <shardexpr/plan/places.hpp>
 #include <shardexpr/plan/schedule.hpp>
+#include <shardexpr/plan/swap_layout.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,6 +27,7 @@ struct StepCounts {
 
   std::size_t peak_live_elements = 0;
   std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;  // sent
+  TransferCounts transfers;
 };
 
 /// Gathers of K ranks and gathers of all cannot share memory that their ranks share: one group of K
@@ -41,18 +44,25 @@ inline constexpr bool casts_gradients =
 template <class Strategy>
 constexpr bool gradients_in_place(std::size_t micro_batches) {
   return !Strategy::sharding::gradients && !casts_gradients<Strategy> &&
+         optimizer_place<Strategy> == Place::device &&
          (micro_batches == 1 || !Strategy::accumulation::reduce_each);
+}
+/// Reductions after the first add to what is kept.
+template <class Strategy>
+constexpr bool adds_reductions(std::size_t micro_batches) {
+  return Strategy::accumulation::reduce_each && micro_batches > 1;
 }
 /// A reduced part waits beside what the rank keeps, to be added to it or cast.
 template <class Strategy>
 constexpr bool stages_reductions(std::size_t micro_batches) {
-  return Strategy::sharding::optimizer &&
-         (casts_gradients<Strategy> || (Strategy::accumulation::reduce_each && micro_batches > 1));
+  return Strategy::sharding::optimizer && optimizer_place<Strategy> == Place::device &&
+         (casts_gradients<Strategy> || adds_reductions<Strategy>(micro_batches));
 }
 /// A kept part waits in the reduce dtype while it is averaged over the copies.
 template <class Strategy>
 inline constexpr bool stages_copies =
-    group_of<typename Strategy::sharding> != 0 && casts_gradients<Strategy>;
+    group_of<typename Strategy::sharding> != 0 &&
+    casts_gradients<Strategy>&& optimizer_place<Strategy> == Place::device;
 /// The largest part that is reduced at once.
 template <class Model>
 constexpr std::size_t largest_trained_part(const Layout<Model>& layout) {
@@ -75,15 +85,24 @@ class CountingVisitor {
       : layout_{&layout},
         mesh_{mesh},
         in_place_{gradients_in_place<Strategy>(micro_batches)},
+        kept_{kept_flats<Strategy>(layout, in_place_)},
         gathered_at_(layout.group_count(), 0),
         gradients_at_(layout.group_count(), 0),
         is_regathered_(layout.group_count(), 0),
-        is_kept_(layout.group_count(), 0) {}
+        is_kept_(layout.group_count(), 0),
+        reduced_(layout.group_count(), 0) {}
 
   constexpr void gather(std::size_t g) {
     is_regathered_[g] = 0;
     enter(g, gathered_);
     counts.all_gather_bytes += hops() * layout_->group(g).gathered / mesh_.shards * compute_bytes;
+    if constexpr (parameters_place<Strategy> != Place::device)
+      layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
+        if (flat.is_persistent) return;
+        moved().to_device_bytes += flat.part * compute_bytes;
+        if (parameters_place<Strategy> == Place::nvme)
+          moved().read_bytes += in_blocks(flat.part, compute_bytes);
+      });
   }
   constexpr void regather(std::size_t g) {
     is_regathered_[g] = 1;
@@ -110,8 +129,13 @@ class CountingVisitor {
       counts.reduce_scatter_bytes += bytes;
     else
       counts.all_reduce_bytes += 2 * bytes;
+    if constexpr (optimizer_place<Strategy> != Place::device)
+      keep_gradients(g, Strategy::accumulation::reduce_each && reduced_[g]++ > 0);
   }
   constexpr void replicate(std::size_t g) {
+    // What was not added to anything is averaged over the copies before it is kept.
+    if constexpr (optimizer_place<Strategy> != Place::device)
+      if (Strategy::accumulation::reduce_each && reduced_[g] > 1) fetch_and_keep_gradients(g);
     layout_->for_each_trained_flat(g, [&](std::size_t, const FlatLayout& flat) {
       counts.all_reduce_bytes +=
           2 * (mesh_.copies - 1) * ceil_div(flat.part, mesh_.copies) * reduce_bytes;
@@ -120,7 +144,10 @@ class CountingVisitor {
   constexpr void close_gradients(std::size_t g) {
     if (!in_place_) gradients_.release(gradients_at_[g], layout_->group(g).gradients);
   }
-  constexpr void update(std::size_t) {}
+  constexpr void update(std::size_t g) {
+    if constexpr (is_offloaded<Strategy>)
+      layout_->for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) { update_flat(f); });
+  }
   constexpr void publish(std::size_t g) {
     layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
       if (is_published<Sharding>(flat))
@@ -141,6 +168,8 @@ class CountingVisitor {
     return counts;
   }
 
+  constexpr const std::vector<KeptFlat>& kept() const { return kept_; }
+
   StepCounts counts;
 
  private:
@@ -151,14 +180,104 @@ class CountingVisitor {
     counts.peak_live_elements = std::max(counts.peak_live_elements, live_elements_);
   }
 
+  constexpr TransferCounts& moved() { return counts.transfers; }
+  constexpr void keep_gradients(std::size_t g, bool adds) {
+    layout_->for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
+      moved().to_host_bytes += kept_[f].away * reduce_bytes;
+    });
+    if constexpr (optimizer_place<Strategy> == Place::nvme) {
+      const std::size_t bytes = gradient_bytes_on_disk(g);
+      moved().written_bytes += bytes;
+      if (adds) moved().read_bytes += bytes;
+    }
+  }
+  constexpr void fetch_and_keep_gradients(std::size_t g) {
+    layout_->for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
+      moved().to_device_bytes += kept_[f].away * reduce_bytes;
+    });
+    if constexpr (optimizer_place<Strategy> == Place::nvme)
+      moved().read_bytes += gradient_bytes_on_disk(g);
+    keep_gradients(g, /*adds=*/false);
+  }
+  constexpr std::size_t gradient_bytes_on_disk(std::size_t g) const {
+    std::size_t bytes = 0;
+    for (const auto& chunk : swap_.chunks())
+      if (layout_->flat(chunk.flat).group == g) bytes += swap_.chunk_gradient_bytes(chunk.count);
+    return bytes;
+  }
+  constexpr void update_flat(std::size_t f) {
+    const KeptFlat& kept = kept_[f];
+    const bool is_on_disk = kept.parameters_place == Place::nvme;
+    if (kept.parameters_place == Place::device)
+      moved().to_device_bytes += kept.away * compute_bytes;
+    else
+      moved().to_host_bytes += kept.on_device() * compute_bytes;
+    if constexpr (optimizer_place<Strategy> == Place::nvme) {
+      for (const auto& chunk : swap_.chunks()) {
+        if (chunk.flat != f) continue;
+        moved().read_bytes += swap_.chunk_read_bytes(chunk.count);
+        moved().written_bytes += swap_.chunk_state_bytes(chunk.count);
+        if (is_on_disk && kept.has_away_masters)
+          moved().written_bytes += in_blocks(chunk.count, compute_bytes);
+      }
+    } else if (is_on_disk) {
+      moved().written_bytes += in_blocks(kept.parameters, compute_bytes);
+    }
+  }
+
   const Layout<Model>* layout_;
   MeshShape mesh_;
   bool in_place_;
+  std::vector<KeptFlat> kept_;
+  SwapLayout<Strategy> swap_{kept_};
   ArenaMap gathered_, regathered_, gradients_;  // elements
   std::vector<std::size_t> gathered_at_, gradients_at_;
   std::vector<char> is_regathered_, is_kept_;
+  std::vector<std::size_t> reduced_;
   std::size_t live_elements_ = 0;
 };
+
+/// The memory that transfers pass through.
+template <class Strategy, class Model>
+constexpr void size_transfers(const Layout<Model>& layout, const std::vector<KeptFlat>& kept,
+                              std::size_t micro_batches, TransferCounts& counts) {
+  constexpr bool copies = computes_with_copy<typename Strategy::precision>;
+  constexpr Place optimizer = optimizer_place<Strategy>;
+  // What is on its way of two groups at once: one arrives while the other is used.
+  std::size_t reduced = 0, away = 0, uploaded = 0;
+  for (std::size_t g = 0; g < layout.group_count(); ++g) {
+    std::size_t reduced_of = 0, away_of = 0, uploaded_of = 0;
+    layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
+      reduced_of += kept[f].updated;
+      away_of += kept[f].away_places();
+      if (!flat.is_persistent) uploaded_of += kept[f].parameters;
+    });
+    reduced = std::max(reduced, reduced_of);
+    away = std::max(away, away_of);
+    uploaded = std::max(uploaded, uploaded_of);
+  }
+  if constexpr (optimizer != Place::device) {
+    if (Strategy::sharding::optimizer) counts.landing_elements = 2 * reduced;
+    if (optimizer == Place::nvme || casts_gradients<Strategy> ||
+        adds_reductions<Strategy>(micro_batches))
+      counts.host_landing_elements = 2 * away;
+  }
+  if constexpr (parameters_place<Strategy> != Place::device)
+    if (Strategy::communicator::gather_is_shared) counts.upload_elements = 2 * uploaded;
+  for (const KeptFlat& flat : kept) {
+    if (!copies) break;
+    if (flat.parameters_place != Place::device)
+      counts.shadow_elements = std::max(counts.shadow_elements, 2 * flat.device_places());
+    if (optimizer == Place::host && flat.parameters_place != Place::host)
+      counts.host_shadow_elements = std::max(counts.host_shadow_elements, 2 * flat.away_places());
+  }
+  if constexpr (is_on_disk<Strategy>) {
+    const SwapLayout<Strategy> swap{kept};
+    counts.parameter_slot_bytes = 2 * swap.parameter_bytes();
+    counts.chunk_slot_bytes = 3 * swap.sections().end;
+    counts.gradient_slot_bytes = 2 * swap.gradient_section_bytes();
+  }
+}
 
 /// Walks one step and counts.
 /// Errors:  throws ConfigError if there is no micro-batch, and as `Schedule` does.
@@ -181,6 +300,8 @@ constexpr StepCounts count_step(const Layout<Model>& layout, const MeshShape& me
   const std::size_t largest = largest_trained_part(layout);
   if (stages_reductions<Strategy>(micro_batches)) counts.staging_elements = largest;
   if (stages_copies<Strategy>) counts.copies_staging_elements = largest;
+  if constexpr (is_offloaded<Strategy>)
+    size_transfers<Strategy>(layout, visitor.kept(), micro_batches, counts.transfers);
   return counts;
 }
 

@@ -11,6 +11,7 @@ namespace shardexpr {
 namespace axis {
 struct Sharding;
 struct Reshard;
+struct Offload;
 struct BackwardPrefetch;
 struct ForwardPrefetch;
 struct Persistence;

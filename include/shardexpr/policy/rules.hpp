@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/policy/offload.hpp>
 #include <shardexpr/policy/prefetch.hpp>
 
 #include <array>
@@ -89,7 +90,16 @@
        "give the optimizer the dtype of the storage")                                              \
   RULE(SX122, S::rounding::is_random && sizeof(typename S::precision::storage) != 2,               \
        "a stochastic rounding of parameters that are kept in fp32, as updates compute them",       \
-       "keep them in bf16 or fp16, or leave RoundStochastic out")
+       "keep them in bf16 or fp16, or leave RoundStochastic out")                                  \
+  RULE(SX123, parameters_place<S> != Place::device && !S::sharding::parameters,                    \
+       "parameters are offloaded where every rank keeps all of them to compute with",              \
+       "shard the parameters (FullShard, HybridShard), or leave them OnDevice")                    \
+  RULE(SX127, offloads_no_fraction<S>(),                                                           \
+       "Partly stands for the parameters, or for none or all of the optimizer",                    \
+       "give the optimizer a fraction above 0 and below 1, or OnHost or OnDevice")                 \
+  RULE(SX128, misses_blocks<S>(),                                                                  \
+       "OnNvmeBy with a number that is no multiple of 32768, or for parameters",                   \
+       "give the optimizer a multiple of 32768, parameters OnNvme")
 
 namespace shardexpr {
 
@@ -140,6 +150,22 @@ template <class S>
 consteval bool names_moments_in_vain() {
   using P = typename S::precision;
   return S::optimizer::moments == 0 && !std::is_same_v<typename P::optimizer, typename P::storage>;
+}
+
+template <class S>
+consteval bool offloads_no_fraction() {
+  using Optimizer = typename S::offload::optimizer;
+  if constexpr (is_partial<typename S::offload::parameters>) return true;
+  if constexpr (is_partial<Optimizer>)
+    return Optimizer::numerator == 0 || Optimizer::numerator >= Optimizer::denominator;
+  return false;
+}
+template <class S>
+consteval bool misses_blocks() {
+  constexpr std::size_t chunk = chunk_of<typename S::offload::optimizer>;
+  return chunk == 0 || chunk % chunk_step != 0 || requires {
+    S::offload::parameters::chunk_elements;
+  };
 }
 
 template <class P>

@@ -5,6 +5,7 @@
 #include <shardexpr/policy/backend.hpp>
 #include <shardexpr/policy/clipping.hpp>
 #include <shardexpr/policy/loss_scale.hpp>
+#include <shardexpr/policy/offload.hpp>
 #include <shardexpr/policy/optimizer.hpp>
 #include <shardexpr/policy/precision.hpp>
 #include <shardexpr/policy/prefetch.hpp>
@@ -30,6 +31,7 @@ struct Strategy {
 
   using sharding = on<axis::Sharding>;
   using reshard = on<axis::Reshard>;
+  using offload = on<axis::Offload>;
   using backward_prefetch = on<axis::BackwardPrefetch>;
   using forward_prefetch = on<axis::ForwardPrefetch>;
   using persistence = on<axis::Persistence>;
@@ -52,11 +54,11 @@ struct Strategy {
 namespace detail {
 
 // Adding an axis: its header, and its tag here.
-using Axes =
-    list<axis::Sharding, axis::Reshard, axis::BackwardPrefetch, axis::ForwardPrefetch,
-         axis::Persistence, axis::LiveLimit, axis::PrefetchLimit, axis::Reuse, axis::GatherLimit,
-         axis::Wrap, axis::Accumulation, axis::Clipping, axis::Recompute, axis::Optimizer,
-         axis::Precision, axis::LossScale, axis::Rounding, axis::Device, axis::Communicator>;
+using Axes = list<axis::Sharding, axis::Reshard, axis::Offload, axis::BackwardPrefetch,
+                  axis::ForwardPrefetch, axis::Persistence, axis::LiveLimit, axis::PrefetchLimit,
+                  axis::Reuse, axis::GatherLimit, axis::Wrap, axis::Accumulation, axis::Clipping,
+                  axis::Recompute, axis::Optimizer, axis::Precision, axis::LossScale,
+                  axis::Rounding, axis::Device, axis::Communicator>;
 
 template <class Axes, class... Ps>
 struct grammar;

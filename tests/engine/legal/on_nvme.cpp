@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same of strategies that keep state on a disk: transfers between file and memory are checked
+// as those between host and device are.
+#include <algorithm>
+#include <cstddef>
+
+#include "run.hpp"
+
+namespace {
+
+using sx::detail::list;
+
+template <class... P>
+using In16 =
+    sx::StrategyOf<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ClipNorm, sx::StaticLossScale, P...>;
+template <class Parameters, class Optimizer, class... P>
+using Fp32 = sx::StrategyOf<sx::Offload<Parameters, Optimizer>, P...>;
+template <class Parameters, class Optimizer, class... P>
+using Mixed = In16<sx::Offload<Parameters, Optimizer>, P...>;
+using sx::OnDevice;
+using sx::OnHost;
+using sx::OnNvme;
+using Most = sx::Partly<4, 5>;  // whole blocks of them
+
+using OneCopy =
+    list<Fp32<OnDevice, OnNvme, sx::ShardOptimizer>, Mixed<OnDevice, OnNvme>,
+         Fp32<OnHost, OnNvme, sx::PersistBelow<8>>, Fp32<OnNvme, OnNvme>, Mixed<OnNvme, OnNvme>,
+         Fp32<OnNvme, OnHost>, Mixed<OnNvme, OnDevice>, Mixed<OnNvme, Most, sx::WrapBySize<100>>>;
+using Copies = list<Mixed<OnDevice, OnNvme, sx::HybridShard<2>>>;
+
+// Each step waits for a disk, and each trainer makes a file.
+constexpr std::size_t schedules = std::min<std::size_t>(legal::random_schedules, 200);
+
+TEST_CASE("every strategy with state on a disk trains to the same bits, without a race") {
+  legal::for_each<0, 1>(OneCopy{}, []<class S>() {
+    legal::check_strategy<S>({1, 2, 4}, schedules);
+  });
+}
+TEST_CASE("every hybrid strategy with state on a disk trains to the same bits as its kind") {
+  legal::for_each<0, 1>(Copies{}, []<class S>() { legal::check_strategy<S>({4}, schedules); });
+}
+
+}  // namespace
