@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/core/bf16.hpp>
 #include <shardexpr/core/fp16.hpp>
+#include <shardexpr/core/macros.hpp>
 
 #include <string_view>
 #include <type_traits>
@@ -27,5 +28,18 @@ template <>
 inline constexpr std::string_view dtype_name<fp16> = "fp16";
 template <>
 inline constexpr std::string_view dtype_name<double> = "fp64";
+
+namespace detail {
+
+/// Stores the bits of a 16-bit value: copied as a structure, it keeps g++ from vectorizing.
+template <class T>
+SHARDEXPR_HOST_DEVICE void store(T& to, T value) {
+  if constexpr (requires { to.bits; })
+    to.bits = value.bits;
+  else
+    to = value;
+}
+
+}  // namespace detail
 
 }  // namespace shardexpr

@@ -5,9 +5,14 @@
 namespace shardexpr::detail {
 
 /// Calls `functor(i)` for each i below `count`. The iterations must not meet: the compiler is told
-/// so, and vectorizes without asking whether arrays overlap.
+/// so, and vectorizes without asking whether arrays overlap. A functor that loops itself has a
+/// member `is_loop`: then its own loops are what is vectorized.
 template <class Functor>
 [[gnu::always_inline]] inline void for_independent(std::size_t count, const Functor& functor) {
+  if constexpr (requires { Functor::is_loop; }) {
+    for (std::size_t i = 0; i < count; ++i) functor(i);
+    return;
+  }
 #if defined(__clang__)
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wpass-failed"  // a functor may call what does not vectorize

@@ -35,15 +35,6 @@ struct UpdateOperands {
 
 namespace detail {
 
-/// Stores the bits of a 16-bit value: copied as a structure, it keeps g++ from vectorizing.
-template <class T>
-SHARDEXPR_HOST_DEVICE void store(T& to, T value) {
-  if constexpr (requires { to.bits; })
-    to.bits = value.bits;
-  else
-    to = value;
-}
-
 /// An update of one element. Plain arrays, since device code may not call std::array's members;
 /// inlined by demand, since clang++ finds rounding in 16 bits too long and would not vectorize.
 template <class Update, class Rounding, class Storage, class Gradient, class Moment, class Compute,
