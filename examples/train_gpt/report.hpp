@@ -80,7 +80,8 @@ class Log {
           field("other_bytes", plan.other_bytes) + field("sent_bytes", plan.sent_bytes) +
           field("all_gather_sent_bytes", plan.all_gather_sent_bytes) +
           field("reduce_scatter_sent_bytes", plan.reduce_scatter_sent_bytes) +
-          field("all_reduce_sent_bytes", plan.all_reduce_sent_bytes) + "}" +
+          field("all_reduce_sent_bytes", plan.all_reduce_sent_bytes) +
+          field("all_to_all_sent_bytes", plan.all_to_all_sent_bytes) + "}" +
           field("unigram_entropy", unigram_entropy) + "}");
   }
   void step(std::size_t step, const shardexpr::StepResult& result, float learning_rate,

@@ -33,7 +33,8 @@ void train(std::size_t world, sx::Execution execution, Hook hook) {
 }
 
 TEST_CASE_TEMPLATE("a failure at any collective names its rank and cause", Sharding, sx::FullShard,
-                   sx::ShardGradOp, sx::ShardOptimizer, sx::NoShard) {
+                   sx::ShardGradOp, sx::ShardOptimizer, sx::NoShard, sx::QuantizedWeights,
+                   sx::QuantizedGradients) {
   std::size_t calls = 0;
   train<Sharding>(3, sx::Execution::immediate,
                   [&](std::size_t rank, std::size_t call, const std::string&) {

@@ -305,17 +305,20 @@ TEST_CASE_TEMPLATE("unscaling uses the scale that was applied, also when it grow
   }
 }
 
-TEST_CASE("a gradient that is not finite, in any unit of any rank: every rank skips that step") {
-  const Run plain = run<sx::FullShard>(2, 4, no_change, nothing);
+TEST_CASE_TEMPLATE(
+    "a gradient that is not finite, in any unit of any rank: every rank skips that step", Policy,
+    sx::FullShard, sx::QuantizedGradients) {
+  const Run plain = run<Policy>(2, 4, no_change, nothing);
   for (const float value :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
     for (std::size_t rank = 0; rank < 2; ++rank)
       for (int unit = 0; unit < 5; ++unit) {
         CAPTURE(unit);
-        const Run spoiled = run<sx::FullShard, sx::DynamicLossScale>(
-            2, 5, no_change, [&](std::size_t step, std::size_t r) {
-              if (step == 2 && r == rank) toy::poison = {4 - unit, value};
-            });
+        const Run spoiled = run<Policy, sx::DynamicLossScale>(2, 5, no_change,
+                                                              [&](std::size_t step, std::size_t r) {
+                                                                if (step == 2 && r == rank)
+                                                                  toy::poison = {4 - unit, value};
+                                                              });
         for (std::size_t s = 0; s < 5; ++s) {
           CHECK(spoiled.results[s].is_skipped == (s == 2));
           CHECK(spoiled.results[s].loss_scale == (s < 3 ? 65536 : 32768));
@@ -326,7 +329,7 @@ TEST_CASE("a gradient that is not finite, in any unit of any rank: every rank sk
 }
 
 TEST_CASE_TEMPLATE("without a loss scale it is an error that names the unit, and nothing moves",
-                   Sharding, sx::FullShard, sx::NoShard) {
+                   Sharding, sx::FullShard, sx::NoShard, sx::QuantizedGradients) {
   const Run plain = run<Sharding>(2, 4, no_change, nothing);
   const char* const names[] = {
       "encoder.bias of unit toy::Encoder", "mixer.0.bias of unit toy::Mixer 0",

@@ -98,9 +98,9 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
             plan["device_resident_bytes"].count() + plan["gathered_bytes"].count() +
                 plan["resharded_bytes"].count() + plan["full_gradients_bytes"].count() +
                 plan["activations_bytes"].count() + plan["other_bytes"].count());
-      CHECK(plan["sent_bytes"].count() == plan["all_gather_sent_bytes"].count() +
-                                              plan["reduce_scatter_sent_bytes"].count() +
-                                              plan["all_reduce_sent_bytes"].count());
+      CHECK(plan["sent_bytes"].count() ==
+            plan["all_gather_sent_bytes"].count() + plan["reduce_scatter_sent_bytes"].count() +
+                plan["all_reduce_sent_bytes"].count() + plan["all_to_all_sent_bytes"].count());
       CHECK((plan["sent_bytes"].count() == 0) == (ranks == 1));
 
       double loss = 0;

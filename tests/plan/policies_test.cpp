@@ -122,6 +122,39 @@ TEST_CASE("accumulation: what is sent each time, and what is held instead") {
   CHECK_THROWS_WITH_AS(plan<>(2, 0), "a step of 0 micro-batches: give at least 1", sx::ConfigError);
 }
 
+TEST_CASE("codes: 68 bytes for 64 parameters, 36 for 64 gradients, and room to make them") {
+  constexpr std::size_t weights = 64 + 4, gradients = 32 + 4;  // of one group's part
+  constexpr sx::Plan none = plan<sx::BackwardNone>(2);
+  constexpr sx::Plan both = plan<sx::BackwardNone, sx::QuantizedWeights, sx::QuantizedGradients>(2);
+  CHECK(none.all_gather_sent_bytes == 10 * part + summary);
+  CHECK(both.all_gather_sent_bytes == 10 * weights + summary);
+  CHECK(both.reduce_scatter_sent_bytes == 0);
+  CHECK(both.all_to_all_sent_bytes == 5 * gradients);
+  CHECK(both.sent_bytes == both.all_gather_sent_bytes + both.all_to_all_sent_bytes);
+  CHECK(none.all_to_all_sent_bytes == 0);
+  // The codes of one group, of which each rank has a half over Threads; of gradients those that are
+  // sent and those that are received.
+  CHECK(both.gathered_bytes == none.gathered_bytes + weights);
+  CHECK(both.full_gradients_bytes == none.full_gradients_bytes + 2 * 2 * gradients);
+  CHECK(both.device_resident_bytes == none.device_resident_bytes);
+  CHECK(both.device_peak_bytes == none.device_peak_bytes + weights + 2 * 2 * gradients);
+  // What is published is sent as it is: biases, which persist here.
+  CHECK(
+      plan<sx::BackwardNone, sx::QuantizedWeights, sx::PersistBelow<8>>(2).all_gather_sent_bytes ==
+      9 * weights + 5 * part + summary);
+  CHECK(plan<sx::ShardGradOp, sx::QuantizedGradients>(2).all_gather_sent_bytes ==
+        5 * part + summary);
+  // ReshardTo keeps codes. Four ranks share the room of one gather, each two that of another.
+  constexpr sx::Plan kept = plan<sx::BackwardNone, sx::ReshardTo<2>>(4);
+  constexpr sx::Plan codes = plan<sx::BackwardNone, sx::ReshardTo<2>, sx::QuantizedWeights>(4);
+  CHECK(codes.resharded_bytes == 4 * 2 * weights);
+  CHECK(codes.all_gather_sent_bytes == (6 * 3 + 4 * 2) * weights + 3 * summary);
+  CHECK(codes.gathered_bytes == kept.gathered_bytes + 4 * weights / 4 + 4 * weights / 2);
+  // Over copies the mean is sent as it is.
+  CHECK(plan<sx::HybridShard<2>, sx::QuantizedGradients>(4).all_reduce_sent_bytes ==
+        plan<sx::HybridShard<2>>(4).all_reduce_sent_bytes);
+}
+
 TEST_CASE("a prefetch costs the memory of what it gathers ahead") {
   constexpr sx::Plan none = plan<sx::BackwardNone>(2);
   CHECK(none.gathered_bytes == 2 * part);

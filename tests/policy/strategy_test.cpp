@@ -14,13 +14,14 @@ namespace sx = shardexpr;
 static_assert(
     std::is_same_v<sx::StrategyOf<sx::NoShard, sx::Sgd>, sx::StrategyOf<sx::Sgd, sx::NoShard>>);
 static_assert(
-    std::is_same_v<sx::StrategyOf<>,
-                   sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::OffloadNone, sx::BackwardPre,
-                                sx::ForwardNone, sx::PersistNone, sx::LiveUnlimited,
-                                sx::PrefetchUnlimited, sx::ReuseAdjacent, sx::GathersUnlimited,
-                                sx::WrapEach<>, sx::ReduceEveryMicroBatch, sx::ClipNone,
-                                sx::RecomputeNone, sx::AdamW, sx::FullPrecision, sx::LossScaleNone,
-                                sx::RoundNearest, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
+    std::is_same_v<
+        sx::StrategyOf<>,
+        sx::Strategy<sx::FullShard, sx::ReshardToShard, sx::OffloadNone, sx::BackwardPre,
+                     sx::ForwardNone, sx::PersistNone, sx::LiveUnlimited, sx::PrefetchUnlimited,
+                     sx::ReuseAdjacent, sx::GathersUnlimited, sx::WrapEach<>,
+                     sx::ReduceEveryMicroBatch, sx::ClipNone, sx::RecomputeNone, sx::AdamW,
+                     sx::FullPrecision, sx::LossScaleNone, sx::RoundNearest, sx::WeightsUnquantized,
+                     sx::GradientsUnquantized, sx::On<sx::Cpu>, sx::Over<sx::Threads>>>);
 // A default may depend on the others.
 static_assert(std::is_same_v<sx::StrategyOf<sx::NoShard>::backward_prefetch, sx::BackwardNone>);
 static_assert(std::is_same_v<sx::StrategyOf<sx::WrapWhole>::backward_prefetch, sx::BackwardNone>);
@@ -135,6 +136,21 @@ static_assert(
     breaks<sx::Rule::SX121, sx::Precision<sx::fp32, sx::bf16, sx::bf16, sx::bf16>, sx::Sgd>);
 static_assert(sx::LegalStrategy<sx::Precision<sx::bf16, sx::bf16, sx::bf16, sx::bf16>, sx::Sgd>);
 static_assert(sx::LegalStrategy<sx::MixedPrecision<sx::fp16, sx::fp32>, sx::StaticLossScale>);
+template <class Axis, std::size_t b>
+struct Bits {
+  using axis = Axis;
+  static constexpr std::size_t bits = b;
+};
+static_assert(breaks<sx::Rule::SX124, Bits<sx::axis::WeightCompression, 4>, sx::ShardGradOp>);
+static_assert(breaks<sx::Rule::SX125, sx::QuantizedGradients, sx::NoShard>);
+static_assert(breaks<sx::Rule::SX125, Bits<sx::axis::GradientCompression, 8>, sx::NoShard>);
+static_assert(sx::LegalStrategy<sx::QuantizedGradients, sx::ShardOptimizer>);
+static_assert(sx::LegalStrategy<sx::QuantizedGradients, sx::ShardGradOp>);
+static_assert(sx::LegalStrategy<sx::QuantizedGradients, sx::HybridShardGradOp<4>>);
+static_assert(breaks<sx::Rule::SX126, Bits<sx::axis::GradientCompression, 2>>);
+static_assert(breaks<sx::Rule::SX126, Bits<sx::axis::WeightCompression, 16>>);
+static_assert(sx::LegalStrategy<Bits<sx::axis::WeightCompression, 4>,
+                                Bits<sx::axis::GradientCompression, 8>>);
 static_assert(sx::LegalStrategy<sx::LimitGathers<3>, sx::ForwardPrefetch<2>>);
 static_assert(sx::LegalStrategy<sx::LimitGathers<3>, sx::ForwardPrefetch<sx::unlimited>>);
 
@@ -161,6 +177,7 @@ static_assert(needs_gathers<SX113, SX113, sx::MaxLive<8>>);
 static_assert(needs_gathers<SX113, SX113, sx::PrefetchBucket<8>>);
 static_assert(needs_gathers<SX113, SX113, sx::ReuseWithin<8>>);
 static_assert(needs_gathers<SX113, SX113, sx::LimitGathers<2>>);
+static_assert(needs_gathers<SX124, none, sx::QuantizedWeights>);
 
 template <class P>
 inline constexpr bool goes_with_every_sharding =
@@ -183,6 +200,8 @@ static_assert(goes_with_every_sharding<sx::ReduceAtEnd>);
 static_assert(goes_with_every_sharding<sx::Recompute<>>);
 static_assert(goes_with_every_sharding<sx::Recompute<A, B>>);
 static_assert(goes_with_every_sharding<sx::Sgd>);
+static_assert(goes_with_every_sharding<sx::WeightsUnquantized>);
+static_assert(goes_with_every_sharding<sx::GradientsUnquantized>);
 
 // With sharded parameters, any two of these that stand on two axes go together.
 template <class P, class... Qs>
@@ -194,7 +213,8 @@ static_assert(
     all_go_together<sx::HybridShard<4>, sx::ReshardTo<2>, sx::BackwardPre, sx::BackwardPost,
                     sx::ForwardPrefetch<2>, sx::PersistBelow<8>, sx::MaxLive<8>,
                     sx::PrefetchBucket<8>, sx::ReuseWithin<8>, sx::LimitGathers<3>, sx::WrapEach<A>,
-                    sx::WrapBySize<8>, sx::ReduceAtEnd, sx::Recompute<>, sx::Sgd>);
+                    sx::WrapBySize<8>, sx::ReduceAtEnd, sx::Recompute<>, sx::Sgd,
+                    sx::QuantizedWeights, sx::QuantizedGradients>);
 static_assert(
     goes_with<sx::BackwardNone, sx::ReshardTo<2>, sx::ForwardPrefetch<2>, sx::PersistBelow<8>,
               sx::PrefetchBucket<8>, sx::ReuseWithin<8>, sx::WrapEach<A>, sx::WrapBySize<8>>);
@@ -272,5 +292,5 @@ TEST_CASE("every rule has a code of its own, a reason and an advice") {
     CHECK(rule.what.size() > 20);
     CHECK(rule.advice.size() > 10);
   }
-  CHECK(codes.size() == 25);
+  CHECK(codes.size() == 28);
 }

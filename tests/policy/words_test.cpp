@@ -38,6 +38,8 @@ static_assert(same<fsdp::TRANSFORMER_BASED_WRAP<Block>, sx::WrapEach<Block>>);
 static_assert(same<fsdp::SIZE_BASED_WRAP<1000>, sx::WrapBySize<1000>>);
 static_assert(same<fsdp::NO_WRAP, sx::WrapWhole>);
 static_assert(same<fsdp::activation_checkpointing<Block>, sx::Recompute<Block>>);
+static_assert(same<ds::zero_quantized_weights, sx::QuantizedWeights>);
+static_assert(same<ds::zero_quantized_gradients, sx::QuantizedGradients>);
 static_assert(same<fsdp::no_sync, sx::ReduceAtEnd>);
 static_assert(same<fsdp::sync_each_batch, sx::ReduceEveryMicroBatch>);
 static_assert(same<ds::stage3_param_persistence_threshold<9>, sx::PersistBelow<9>>);

@@ -29,6 +29,7 @@ inline void check_plan(const shardexpr::Plan& plan, const shardexpr::MemoryAccou
   CHECK(sent.all_gather_bytes == steps * plan.all_gather_sent_bytes);
   CHECK(sent.reduce_scatter_bytes == steps * plan.reduce_scatter_sent_bytes);
   CHECK(sent.all_reduce_bytes == steps * plan.all_reduce_sent_bytes);
+  CHECK(sent.all_to_all_bytes == steps * plan.all_to_all_sent_bytes);
   CHECK(sent.total() == steps * plan.sent_bytes);
 }
 

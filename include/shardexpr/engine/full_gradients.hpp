@@ -3,6 +3,7 @@
 #include <shardexpr/engine/arena.hpp>
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/offloaded_gradients.hpp>
+#include <shardexpr/engine/wire.hpp>
 
 #include <cstddef>
 #include <span>
@@ -36,6 +37,7 @@ class FullGradients {
                                                    Purpose::full_gradients)},
         copies_staging_{core.device->template allocate<G>(core.counts.copies_staging_elements,
                                                           Purpose::full_gradients)},
+        wire_{*core.device, core.counts},
         arena_{core.counts.gradients_elements, core.layout.group_count()},
         offloaded_{core},
         groups_(core.layout.group_count()) {}
@@ -69,7 +71,7 @@ class FullGradients {
       if constexpr (Sharding::optimizer) {
         const bool stages = adds || casts_gradients<S>;
         const std::span<G> to = stages ? staging_.span().first(kept.size()) : as_reduced(kept);
-        core_->mesh.shard().reduce_scatter(on, std::span<const G>{full}, to, Reduction::mean);
+        wire_.reduce_scatter(core_->mesh.shard(), on, std::span<const G>{full}, to);
         if (stages) keep_gradients(on, std::span<const G>{to}, kept, adds);
       } else {
         core_->mesh.shard().all_reduce(on, full, Reduction::mean);
@@ -157,8 +159,8 @@ class FullGradients {
     core_->layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout&) {
       const std::span<G> full = flat(f);
       if constexpr (Sharding::optimizer) {
-        core_->mesh.shard().reduce_scatter(on, std::span<const G>{full}, offloaded_.reduced(f),
-                                           Reduction::mean);
+        wire_.reduce_scatter(core_->mesh.shard(), on, std::span<const G>{full},
+                             offloaded_.reduced(f));
         core_->device->retire(on.stream, full);
       } else {
         core_->mesh.shard().all_reduce(on, full, Reduction::mean);
@@ -195,6 +197,7 @@ class FullGradients {
   Core* core_;
   bool in_place_;
   typename Device::template Buffer<G> buffer_, staging_, copies_staging_;
+  GradientWire<S> wire_;
   Arena<typename Core::Timeline> arena_;
   std::conditional_t<is_offloaded, OffloadedGradients<M, S>, Nothing> offloaded_;
   std::vector<Group> groups_;

@@ -9,9 +9,8 @@
 namespace shardexpr::detail {
 
 /// The memory that groups are gathered into; none where it is not needed.
-template <class S, bool Needed>
+template <class S, bool Needed, class T = typename S::precision::compute>
 class GatherStorage {
-  using T = typename S::precision::compute;
   using Comm = typename S::communicator;
   using Device = typename S::device;
 
@@ -23,24 +22,24 @@ class GatherStorage {
  private:
   decltype(std::declval<Comm&>().template gather_buffer<T>(std::declval<Device&>(), 0)) buffer_;
 };
-template <class S>
-class GatherStorage<S, false> {
+template <class S, class T>
+class GatherStorage<S, false, T> {
  public:
   template <class Device, class Comm>
   GatherStorage(Device&, Comm&, std::size_t) {}
-  typename S::precision::compute* data() const { return nullptr; }
+  T* data() const { return nullptr; }
 };
 
 /// The memory that the K ranks of ReshardTo gather into, where it must be apart.
-template <class S, bool Needed = regathers_apart<S>>
-class RegatherStorage : public GatherStorage<S, true> {
+template <class S, class T = typename S::precision::compute, bool Needed = regathers_apart<S>>
+class RegatherStorage : public GatherStorage<S, true, T> {
  public:
   template <class Device, class Comm>
   RegatherStorage(Device& device, Mesh<Comm>& mesh, std::size_t count)
-      : GatherStorage<S, true>{device, mesh.reshard(), count} {}
+      : GatherStorage<S, true, T>{device, mesh.reshard(), count} {}
 };
-template <class S>
-class RegatherStorage<S, false> {
+template <class S, class T>
+class RegatherStorage<S, T, false> {
  public:
   template <class Device, class Comm>
   RegatherStorage(Device&, Mesh<Comm>&, std::size_t) {}

@@ -4,6 +4,7 @@
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/gather_storage.hpp>
 #include <shardexpr/engine/offloaded_parameters.hpp>
+#include <shardexpr/engine/wire.hpp>
 
 #include <cstddef>
 #include <span>
@@ -20,6 +21,8 @@ class GatheredParameters {
   using Mark = typename Core::Mark;
   using Needs = typename Core::Needs;
   using T = typename S::precision::compute;
+  using Wire = ParameterWire<S>;
+  using Kept = typename Wire::Kept;
   static constexpr bool gathers = S::sharding::parameters;
   static constexpr bool is_kept_apart = parameters_place<S> != Place::device;
   // Who writes first where a group is gathered.
@@ -33,8 +36,9 @@ class GatheredParameters {
       : core_{&core},
         buffer_{*core.device, core.mesh.shard(), core.counts.gathered_elements},
         regathered_{*core.device, core.mesh, core.counts.regathered_elements},
-        kept_{
-            core.device->template allocate<T>(core.counts.resharded_elements, Purpose::resharded)},
+        wire_{*core.device, core.mesh, core.counts},
+        kept_{core.device->template allocate<Kept>(
+            core.counts.resharded_elements / Wire::kept_elements, Purpose::resharded)},
         arena_{core.counts.gathered_elements, core.layout.group_count()},
         regathered_arena_{core.counts.regathered_elements, core.layout.group_count()},
         kept_apart_{core},
@@ -50,7 +54,7 @@ class GatheredParameters {
     const Context<Device> on = core_->begin(comm_stream, {"gather", g});
     core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
       if (!flat.is_persistent)
-        core_->mesh.shard().gather(on, std::span<const T>{part(f)}, full(flat));
+        wire_.gather(core_->mesh.shard(), on, std::span<const T>{part(f)}, full(flat));
     });
     finish(g);
     if constexpr (is_kept_apart) kept_apart_.finish(groups_[g].gathered);
@@ -61,14 +65,13 @@ class GatheredParameters {
     Group& group = groups_[g];
     if (group.kept_at == nowhere) {  // the same place in every step
       group.kept_at = kept_end_;
-      kept_end_ += core_->layout.group(g).gathered / S::reshard::ranks;
+      kept_end_ += core_->layout.group(g).gathered / S::reshard::ranks / Wire::kept_elements;
     }
     const Context<Device> on = core_->begin(compute_stream, {"keep", g});
-    for_each_kept(g, [&](std::span<T> kept, const FlatLayout& flat) {
+    for_each_kept(g, [&](std::span<Kept> kept, const FlatLayout& flat) {
       const T* full = group.data + flat.gathered_offset;
-      on.device.copy(
-          on.stream,
-          std::span<const T>{full + core_->mesh.reshard().rank() * kept.size(), kept.size()}, kept);
+      const std::size_t count = kept.size() * Wire::kept_elements;
+      wire_.keep(on, std::span<const T>{full + core_->mesh.reshard().rank() * count, count}, kept);
     });
     group.kept = core_->timeline.mark(compute_stream);
   }
@@ -82,10 +85,9 @@ class GatheredParameters {
       groups_[g].is_regathered = true;
       core_->timeline.order(comm_stream, groups_[g].kept);
       const Context<Device> on = core_->begin(comm_stream, {"regather", g});
-      for_each_kept(g, [&](std::span<T> kept, const FlatLayout& flat) {
-        core_->mesh.reshard().gather(
-            on, std::span<const T>{kept},
-            std::span{groups_[g].data + flat.gathered_offset, flat.padded});
+      for_each_kept(g, [&](std::span<Kept> kept, const FlatLayout& flat) {
+        wire_.regather(core_->mesh.reshard(), on, std::span<const Kept>{kept},
+                       std::span{groups_[g].data + flat.gathered_offset, flat.padded});
       });
       finish(g);
     }
@@ -158,10 +160,10 @@ class GatheredParameters {
   }
   template <class Visit>
   void for_each_kept(std::size_t g, Visit visit) {
-    T* at = kept_.data() + groups_[g].kept_at;
+    Kept* at = kept_.data() + groups_[g].kept_at;
     core_->layout.for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
       if (flat.is_persistent) return;
-      const std::span<T> kept{at, flat.padded / S::reshard::ranks};
+      const std::span<Kept> kept{at, flat.padded / S::reshard::ranks / Wire::kept_elements};
       at += kept.size();
       visit(kept, flat);
     });
@@ -170,7 +172,8 @@ class GatheredParameters {
   Core* core_;
   GatherStorage<S, gathers> buffer_;
   RegatherStorage<S> regathered_;
-  typename Device::template Buffer<T> kept_;
+  Wire wire_;
+  typename Device::template Buffer<Kept> kept_;
   Arena arena_, regathered_arena_;
   std::conditional_t<is_kept_apart, OffloadedParameters<M, S>, Nothing> kept_apart_;
   std::vector<Group> groups_;

@@ -160,12 +160,14 @@ class sharded {
   /// Errors:  ConfigError while a guard is alive. What `visit` throws passes through; if every rank
   ///          throws there, the trainer can go on.
   /// Cost:    each group is gathered once; nothing is allocated, but where units compute in another
-  ///          dtype memory for the largest group while it runs.
+  ///          dtype or with quantized weights memory for the largest group while it runs.
   template <class Visit>
   void summon(Visit visit) {
     loop_.check_idle("summon");
     const detail::Drain drain{core_.timeline};
-    if constexpr (detail::computes_with_copy<typename S::precision>) {
+    // Where units compute with something else than what is kept.
+    if constexpr (detail::computes_with_copy<typename S::precision> ||
+                  S::weight_compression::bits != 0) {
       summon_apart<const Storage>(/*shows=*/true, visit, [](auto&) {});
     } else {
       typename Loop::GroupsHeld held{loop_};
@@ -217,6 +219,8 @@ class sharded {
   /// whoever keeps their own control flow.
   ///
   ///   auto w = trainer.gather<Block>(3);   // w->weight
+  ///
+  /// With quantized weights they are rounded, as units compute with them.
   ///
   /// Order:   collective; leaving the scope is not.
   /// Errors:  ConfigError if there is no such unit, or if more is held than the strategy plans for:

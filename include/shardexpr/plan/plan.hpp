@@ -45,6 +45,7 @@ struct Plan {
   std::size_t peak_live_elements = 0;  ///< most parameters gathered at once, padding left out
 
   std::size_t all_gather_sent_bytes = 0, reduce_scatter_sent_bytes = 0, all_reduce_sent_bytes = 0;
+  std::size_t all_to_all_sent_bytes = 0;  ///< of quantized gradients
   std::size_t sent_bytes = 0;
 
   /// Moved between the places in a step.
@@ -138,10 +139,17 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   plan.gathered_bytes =
       step.gathered_elements * element / (is_shared ? mesh.shards : 1) +
       step.regathered_elements * element / (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
-  plan.resharded_bytes = step.resharded_elements * element;
+  plan.resharded_bytes = detail::parameter_wire_bytes<Strategy>(step.resharded_elements);
   plan.full_gradients_bytes =
       (step.gradients_elements + step.staging_elements + step.copies_staging_elements) *
       sizeof(typename Precision::reduce);
+  // Blocks of codes, where there are any.
+  plan.gathered_bytes +=
+      detail::parameter_wire_bytes<Strategy>(step.wire_elements) / (is_shared ? mesh.shards : 1) +
+      detail::parameter_wire_bytes<Strategy>(step.rewire_elements) /
+          (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
+  plan.full_gradients_bytes +=
+      2 * detail::gradient_wire_bytes<Strategy>(step.gradient_wire_elements);
   plan.activations_bytes =
       activation_bytes<Model, typename Precision::compute, typename Strategy::recompute>(config)
           .total();
@@ -158,8 +166,9 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   plan.all_gather_sent_bytes = step.all_gather_bytes + (world - 1) * sizeof(StepSummary);
   plan.reduce_scatter_sent_bytes = step.reduce_scatter_bytes;
   plan.all_reduce_sent_bytes = step.all_reduce_bytes;
-  plan.sent_bytes =
-      plan.all_gather_sent_bytes + plan.reduce_scatter_sent_bytes + plan.all_reduce_sent_bytes;
+  plan.all_to_all_sent_bytes = step.all_to_all_bytes;
+  plan.sent_bytes = plan.all_gather_sent_bytes + plan.reduce_scatter_sent_bytes +
+                    plan.all_reduce_sent_bytes + plan.all_to_all_sent_bytes;
   return plan;
 }
 

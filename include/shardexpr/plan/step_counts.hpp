@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/bytes.hpp>
+#include <shardexpr/core/quantized_block.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/arena_map.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
@@ -24,11 +25,33 @@ struct StepCounts {
   std::size_t resharded_elements = 0;
   std::size_t gradients_elements = 0;
   std::size_t staging_elements = 0, copies_staging_elements = 0;
+  // Of the flats whose blocks lie between quantizing and dequantizing; none where nothing is.
+  std::size_t wire_elements = 0, rewire_elements = 0, gradient_wire_elements = 0;
 
   std::size_t peak_live_elements = 0;
-  std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;  // sent
+  // Sent.
+  std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;
+  std::size_t all_to_all_bytes = 0;
   TransferCounts transfers;
 };
+
+/// Bytes of values as they are sent: of blocks, where they are quantized.
+template <std::size_t bits, class T>
+constexpr std::size_t wire_bytes(std::size_t elements) {
+  if constexpr (bits == 0)
+    return elements * sizeof(T);
+  else
+    return block_count(elements) * sizeof(QuantizedBlock<bits>);
+}
+/// The same of parameters on the way to units, and of gradients on the way to who keeps them.
+template <class S>
+constexpr std::size_t parameter_wire_bytes(std::size_t elements) {
+  return wire_bytes<S::weight_compression::bits, typename S::precision::compute>(elements);
+}
+template <class S>
+constexpr std::size_t gradient_wire_bytes(std::size_t elements) {
+  return wire_bytes<S::gradient_compression::bits, typename S::precision::reduce>(elements);
+}
 
 /// Gathers of K ranks and gathers of all cannot share memory that their ranks share: one group of K
 /// would write where the others still read.
@@ -72,6 +95,15 @@ constexpr std::size_t largest_trained_part(const Layout<Model>& layout) {
   return n;
 }
 
+/// The longest flat that is gathered, with padding.
+template <class Model>
+constexpr std::size_t largest_gathered_flat(const Layout<Model>& layout) {
+  std::size_t n = 0;
+  for (std::size_t f = 0; f < layout.flat_count(); ++f)
+    if (!layout.flat(f).is_persistent) n = std::max(n, layout.flat(f).padded);
+  return n;
+}
+
 /// A visitor of `Schedule` that counts: arenas by the same first fit as the run's, bytes by ring.
 template <class Strategy, class Model>
 class CountingVisitor {
@@ -95,7 +127,8 @@ class CountingVisitor {
   constexpr void gather(std::size_t g) {
     is_regathered_[g] = 0;
     enter(g, gathered_);
-    counts.all_gather_bytes += hops() * layout_->group(g).gathered / mesh_.shards * compute_bytes;
+    counts.all_gather_bytes +=
+        hops() * parameter_wire_bytes<Strategy>(layout_->group(g).gathered / mesh_.shards);
     if constexpr (parameters_place<Strategy> != Place::device)
       layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
         if (flat.is_persistent) return;
@@ -108,7 +141,8 @@ class CountingVisitor {
     is_regathered_[g] = 1;
     enter(g, regathers_apart<Strategy> ? regathered_ : gathered_);
     counts.all_gather_bytes +=
-        (mesh_.reshard - 1) * layout_->group(g).gathered / mesh_.reshard * compute_bytes;
+        (mesh_.reshard - 1) *
+        parameter_wire_bytes<Strategy>(layout_->group(g).gathered / mesh_.reshard);
   }
   constexpr void keep(std::size_t g) {
     if (is_kept_[g]) return;
@@ -124,8 +158,11 @@ class CountingVisitor {
     if (!in_place_) gradients_at_[g] = gradients_.allocate(layout_->group(g).gradients);
   }
   constexpr void reduce(std::size_t g) {
-    const std::size_t bytes = hops() * layout_->group(g).gradients / mesh_.shards * reduce_bytes;
-    if (Sharding::optimizer)
+    const std::size_t bytes =
+        hops() * gradient_wire_bytes<Strategy>(layout_->group(g).gradients / mesh_.shards);
+    if (Strategy::gradient_compression::bits != 0)
+      counts.all_to_all_bytes += bytes;
+    else if (Sharding::optimizer)
       counts.reduce_scatter_bytes += bytes;
     else
       counts.all_reduce_bytes += 2 * bytes;
@@ -280,7 +317,8 @@ constexpr void size_transfers(const Layout<Model>& layout, const std::vector<Kep
 }
 
 /// Walks one step and counts.
-/// Errors:  throws ConfigError if there is no micro-batch, and as `Schedule` does.
+/// Errors:  throws ConfigError if there is no micro-batch, if a policy would change nothing of this
+///          model, and as `Schedule` does.
 template <class Strategy, class Model>
 constexpr StepCounts count_step(const Layout<Model>& layout, const MeshShape& mesh,
                                 std::size_t micro_batches) {
@@ -302,6 +340,16 @@ constexpr StepCounts count_step(const Layout<Model>& layout, const MeshShape& me
   if (stages_copies<Strategy>) counts.copies_staging_elements = largest;
   if constexpr (is_offloaded<Strategy>)
     size_transfers<Strategy>(layout, visitor.kept(), micro_batches, counts.transfers);
+  if (Strategy::weight_compression::bits != 0) {
+    counts.wire_elements = largest_gathered_flat(layout);
+    if (counts.wire_elements == 0)
+      throw ConfigError(
+          "QuantizedWeights: every parameter persists, so that nothing is gathered: leave it out, "
+          "or give PersistBelow less");
+    if (regathers_apart<Strategy>) counts.rewire_elements = counts.wire_elements;
+  }
+  if (Strategy::gradient_compression::bits != 0)
+    counts.gradient_wire_elements = largest * mesh.shards;
   return counts;
 }
 

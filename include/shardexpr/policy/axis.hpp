@@ -27,6 +27,8 @@ struct Optimizer;
 struct Precision;
 struct LossScale;
 struct Rounding;
+struct WeightCompression;
+struct GradientCompression;
 struct Device;
 struct Communicator;
 }  // namespace axis

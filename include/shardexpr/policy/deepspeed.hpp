@@ -49,6 +49,11 @@ using stage3_prefetch_bucket_size = PrefetchBucket<N>;
 template <std::size_t N>
 using stage3_max_reuse_distance = ReuseWithin<N>;
 
+/// zero_quantized_weights, zero_quantized_gradients; theirs choose the size of a block by the
+/// tensor.
+using zero_quantized_weights = QuantizedWeights;
+using zero_quantized_gradients = QuantizedGradients;
+
 /// gradient_clipping above 0; the value is `Options::clipping.max_norm`.
 using gradient_clipping = ClipNorm;
 

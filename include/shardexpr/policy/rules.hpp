@@ -94,6 +94,15 @@
   RULE(SX123, parameters_place<S> != Place::device && !S::sharding::parameters,                    \
        "parameters are offloaded where every rank keeps all of them to compute with",              \
        "shard the parameters (FullShard, HybridShard), or leave them OnDevice")                    \
+  RULE(SX124, S::weight_compression::bits != 0 && !S::sharding::parameters,                        \
+       "quantized weights where every rank keeps all parameters; nothing is gathered",             \
+       "shard the parameters (FullShard, HybridShard), or leave QuantizedWeights out")             \
+  RULE(SX125, S::gradient_compression::bits != 0 && !S::sharding::optimizer,                       \
+       "quantized gradients where they are all-reduced; no rank is sent a part alone",             \
+       "shard at least the optimizer (ShardOptimizer, ShardGradOp, FullShard), or leave "          \
+       "QuantizedGradients out")                                                                   \
+  RULE(SX126, quantizes_to_no_codes<S>(), "a compression to neither 4 nor 8 bits",                 \
+       "give it bits of 4 or 8; to send values as they are, leave it out")                         \
   RULE(SX127, offloads_no_fraction<S>(),                                                           \
        "Partly stands for the parameters, or for none or all of the optimizer",                    \
        "give the optimizer a fraction above 0 and below 1, or OnHost or OnDevice")                 \
@@ -166,6 +175,11 @@ consteval bool misses_blocks() {
   return chunk == 0 || chunk % chunk_step != 0 || requires {
     S::offload::parameters::chunk_elements;
   };
+}
+template <class S>
+consteval bool quantizes_to_no_codes() {
+  constexpr auto is_known = [](std::size_t bits) { return bits == 0 || bits == 4 || bits == 8; };
+  return !is_known(S::weight_compression::bits) || !is_known(S::gradient_compression::bits);
 }
 
 template <class P>

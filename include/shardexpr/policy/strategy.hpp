@@ -4,6 +4,7 @@
 #include <shardexpr/policy/axis.hpp>
 #include <shardexpr/policy/backend.hpp>
 #include <shardexpr/policy/clipping.hpp>
+#include <shardexpr/policy/compression.hpp>
 #include <shardexpr/policy/loss_scale.hpp>
 #include <shardexpr/policy/offload.hpp>
 #include <shardexpr/policy/optimizer.hpp>
@@ -47,6 +48,8 @@ struct Strategy {
   using precision = on<axis::Precision>;
   using loss_scale = on<axis::LossScale>;
   using rounding = on<axis::Rounding>;
+  using weight_compression = on<axis::WeightCompression>;
+  using gradient_compression = on<axis::GradientCompression>;
   using device = typename on<axis::Device>::device;
   using communicator = typename on<axis::Communicator>::communicator;
 };
@@ -54,11 +57,12 @@ struct Strategy {
 namespace detail {
 
 // Adding an axis: its header, and its tag here.
-using Axes = list<axis::Sharding, axis::Reshard, axis::Offload, axis::BackwardPrefetch,
-                  axis::ForwardPrefetch, axis::Persistence, axis::LiveLimit, axis::PrefetchLimit,
-                  axis::Reuse, axis::GatherLimit, axis::Wrap, axis::Accumulation, axis::Clipping,
-                  axis::Recompute, axis::Optimizer, axis::Precision, axis::LossScale,
-                  axis::Rounding, axis::Device, axis::Communicator>;
+using Axes =
+    list<axis::Sharding, axis::Reshard, axis::Offload, axis::BackwardPrefetch,
+         axis::ForwardPrefetch, axis::Persistence, axis::LiveLimit, axis::PrefetchLimit,
+         axis::Reuse, axis::GatherLimit, axis::Wrap, axis::Accumulation, axis::Clipping,
+         axis::Recompute, axis::Optimizer, axis::Precision, axis::LossScale, axis::Rounding,
+         axis::WeightCompression, axis::GradientCompression, axis::Device, axis::Communicator>;
 
 template <class Axes, class... Ps>
 struct grammar;
