@@ -164,15 +164,25 @@ Outcome train(const Job& job, std::size_t* waits = nullptr) {
 }
 
 /// The plainest strategy of a kind, to which the others are compared: by what changes arithmetic,
-/// which is accumulation, precision, clipping, loss scale, and the shard group where the copies sum
-/// in two stages.
+/// which is accumulation, precision, clipping, loss scale, the shard group where the copies sum in
+/// two stages, and quantizing. What persists is not gathered, and so not rounded, either.
 template <class S>
 struct reference {
   static constexpr std::size_t group = sx::detail::group_of<typename S::sharding>;
+  static constexpr bool gathers = S::weight_compression::bits != 0;
+  static constexpr bool scatters = S::gradient_compression::bits != 0;
+  template <class OneCopy, class Copies>
+  using by_copies = std::conditional_t<group == 0, OneCopy, Copies>;
+  static constexpr std::size_t shards = group == 0 ? 2 : group;
   using Sharding =
-      std::conditional_t<group == 0, sx::NoShard, sx::HybridShardGradOp<group == 0 ? 2 : group>>;
-  using type = sx::StrategyOf<Sharding, typename S::accumulation, typename S::precision,
-                              typename S::clipping, typename S::loss_scale>;
+      std::conditional_t<gathers, by_copies<sx::FullShard, sx::HybridShard<shards>>,
+                         by_copies<std::conditional_t<scatters, sx::ShardOptimizer, sx::NoShard>,
+                                   sx::HybridShardGradOp<shards>>>;
+  using Persistence = std::conditional_t<gathers, typename S::persistence, sx::PersistNone>;
+  using Wrap = std::conditional_t<gathers, sx::WrapWhole, sx::WrapEach<>>;
+  using type = sx::StrategyOf<Sharding, Persistence, Wrap, typename S::accumulation,
+                              typename S::precision, typename S::clipping, typename S::loss_scale,
+                              typename S::weight_compression, typename S::gradient_compression>;
 };
 template <class S>
 const Outcome& reference_outcome(std::size_t world, std::size_t steps, std::size_t micro_batches) {
@@ -212,7 +222,7 @@ bool has_mesh(std::size_t world) {
   }
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__)
+#if defined(__SANITIZE_ADDRESshards_) || defined(__SANITIZE_THREAD__) || defined(__clang__)
 inline constexpr std::size_t random_schedules = 40;  // sanitizers and second compilers look again
 #else
 inline constexpr std::size_t random_schedules = 1000;
