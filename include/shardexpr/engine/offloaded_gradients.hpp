@@ -220,11 +220,8 @@ class OffloadedGradients {
   template <class Visit>
   void for_each_chunk(std::size_t f, Visit visit) {
     const auto& swap = core_->swap.layout();
-    for (const auto& chunk : swap.chunks()) {
-      if (chunk.flat != f) continue;
-      const std::size_t offset = swap.regions(f).gradients + chunk.first * sizeof(Kept);
-      visit(chunk, offset, in_blocks(chunk.count, sizeof(Kept)));
-    }
+    for (const auto& chunk : swap.chunks())
+      if (chunk.flat == f) visit(chunk, swap.gradients(chunk), swap.gradient_section_bytes(chunk));
   }
   void write_chunks(std::size_t g, std::size_t f, std::span<const G> arrived, bool adds,
                     bool is_last) {

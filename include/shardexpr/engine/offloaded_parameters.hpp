@@ -45,9 +45,9 @@ class OffloadedParameters {
         auto& swap = core_->swap;
         const std::size_t slot = swap.parameters.take();
         core_->timeline.order(read_stream, swap.parameters.last_use(slot));
-        swap.read(
-            core_->begin_on_host(read_stream, {"read", g}), swap.layout().regions(f).parameters,
-            swap.parameters.span(slot).first(in_blocks(to.size(), sizeof(T))), "parameters", f);
+        swap.read(core_->begin_on_host(read_stream, {"read", g}), swap.layout().parameters(f),
+                  swap.parameters.span(slot).first(in_blocks(to.size(), sizeof(T))), "parameters",
+                  f);
         core_->timeline.order(up_stream, core_->timeline.mark(read_stream));
         const T* from = reinterpret_cast<const T*>(swap.parameters.at(slot));
         core_->copy_up({"upload", g}, std::span<const T>{from, to.size()}, to);

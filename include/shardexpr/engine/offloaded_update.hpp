@@ -135,7 +135,7 @@ class OffloadedUpdate {
     core_->timeline.order(write_stream, needs);
     swap.write(core_->begin_on_host(write_stream, {"write", g}),
                swap.parameters.span(slot).first(in_blocks(kept.parameters, sizeof(Compute))),
-               swap.layout().regions(f).parameters, "parameters", f);
+               swap.layout().parameters(f), "parameters", f);
     swap.parameters.add_use(slot, core_->timeline.mark(write_stream));
   }
 
@@ -158,24 +158,13 @@ class OffloadedUpdate {
   void start_reading(std::size_t n, const Step& step) {
     auto& swap = core_->swap;
     const auto& chunk = swap.layout().chunks()[n];
-    const auto& sections = swap.layout().sections();
-    const auto& regions = swap.layout().regions(chunk.flat);
     const std::size_t g = core_->layout.flat(chunk.flat).group;
     Read& read = reads_[n % reads_.size()];
     read.slot = swap.chunks.take();
     typename Timeline::Needs needs = swap.chunks.last_use(read.slot);
     needs.add(step.gradients.offloaded().kept(g));
     core_->timeline.order(read_stream, needs);
-    const Context<Host> on = core_->begin_on_host(read_stream, {"read", g});
-    for_each_region(chunk, [&](std::size_t section, std::size_t offset, std::size_t bytes,
-                               const char* what) {
-      swap.read(on, offset, swap.chunks.span(read.slot).subspan(section, bytes), what, chunk.flat);
-    });
-    using Gradient = typename Precision::gradient;
-    swap.read(on, regions.gradients + chunk.first * sizeof(Gradient),
-              swap.chunks.span(read.slot).subspan(sections.gradients,
-                                                  in_blocks(chunk.count, sizeof(Gradient))),
-              "gradients", chunk.flat);
+    swap.read(core_->begin_on_host(read_stream, {"read", g}), chunk, read.slot);
     read.done = core_->timeline.mark(read_stream);
   }
 
@@ -183,28 +172,20 @@ class OffloadedUpdate {
   void update_chunk(std::size_t g, const FlatLayout& flat, std::size_t n, const Step& step) {
     auto& swap = core_->swap;
     const auto& chunk = swap.layout().chunks()[n];
-    const auto& sections = swap.layout().sections();
-    const auto& regions = swap.layout().regions(chunk.flat);
     const KeptFlat& kept = core_->state.kept(chunk.flat);
     const std::size_t slot = reads_[n % reads_.size()].slot;
     core_->timeline.order(host_stream, reads_[n % reads_.size()].done);
 
-    std::byte* memory = swap.chunks.at(slot);
+    const auto view = swap.view(chunk, slot);
     const std::span<Compute> target =
         kept.parameters_place == Place::nvme
             ? std::span<Compute>{}
             : core_->state.updated_parameters(chunk.flat).subspan(chunk.first, chunk.count);
     Operands all;
-    all.parameters = {reinterpret_cast<Storage*>(memory + sections.masters), chunk.count};
-    all.gradients = {
-        reinterpret_cast<const typename Precision::gradient*>(memory + sections.gradients),
-        chunk.count};
-    for (std::size_t k = 0; k < all.moments.size(); ++k)
-      all.moments[k] = reinterpret_cast<typename Precision::optimizer*>(memory + sections.moments +
-                                                                        k * sections.moment_stride);
-    all.copy = kept.parameters_place == Place::host
-                   ? target.data()
-                   : reinterpret_cast<Compute*>(memory + sections.shadow);
+    all.parameters = view.masters;
+    all.gradients = view.gradients;
+    for (std::size_t k = 0; k < all.moments.size(); ++k) all.moments[k] = view.moments[k].data();
+    all.copy = kept.parameters_place == Place::host ? target.data() : view.shadow;
     const Context<Host> on = core_->begin_on_host(host_stream, {"update", g});
     apply(on, flat, core_->state.updated_from(chunk.flat) + chunk.first, step.host_control, all,
           step);
@@ -219,30 +200,14 @@ class OffloadedUpdate {
     }
     core_->timeline.order(write_stream, computed);
     const Context<Host> disk = core_->begin_on_host(write_stream, {"write", g});
-    for_each_region(chunk, [&](std::size_t section, std::size_t offset, std::size_t bytes,
-                               const char* what) {
-      swap.write(disk, swap.chunks.span(slot).subspan(section, bytes), offset, what, chunk.flat);
-    });
-    if (kept.parameters_place == Place::nvme && kept.has_away_masters)
-      swap.write(
-          disk,
-          swap.chunks.span(slot).subspan(sections.shadow, in_blocks(chunk.count, sizeof(Compute))),
-          regions.parameters + chunk.first * sizeof(Compute), "parameters", chunk.flat);
+    swap.write(disk, chunk, slot);
+    if (kept.parameters_place == Place::nvme && kept.has_away_masters) {
+      const std::size_t bytes = in_blocks(chunk.count, sizeof(Compute));
+      swap.write(disk, {reinterpret_cast<const std::byte*>(view.shadow), bytes},
+                 swap.layout().parameters(chunk.flat) + chunk.first * sizeof(Compute), "parameters",
+                 chunk.flat);
+    }
     swap.chunks.add_use(slot, core_->timeline.mark(write_stream));
-  }
-
-  /// What an update reads and writes of a chunk, beside its gradients.
-  template <class Chunk, class Visit>
-  void for_each_region(const Chunk& chunk, Visit visit) const {
-    const auto& sections = core_->swap.layout().sections();
-    const auto& regions = core_->swap.layout().regions(chunk.flat);
-    visit(sections.masters, regions.masters + chunk.first * sizeof(Storage),
-          in_blocks(chunk.count, sizeof(Storage)), "parameters");
-    using Moment = typename Precision::optimizer;
-    for (std::size_t k = 0; k < S::optimizer::moments; ++k)
-      visit(sections.moments + k * sections.moment_stride,
-            regions.moments + k * regions.moment_stride + chunk.first * sizeof(Moment),
-            in_blocks(chunk.count, sizeof(Moment)), "moments");
   }
 
   /// The updated parameters in compute dtype.

@@ -106,12 +106,13 @@ class SummonedGroup {
       take(core_->state.masters(f), kept.away);
       take(core_->state.host_masters(f), 0);
       if constexpr (optimizer_place<S> == Place::nvme)
-        for_each_swapped<SwapAccess::reads, Storage>(
-            *core_, f, core_->swap.layout().regions(f).masters, kept.away, swap_memory(*core_),
-            "parameters", take);
+        visit_chunks<SwapAccess::reads>(
+            *core_, f, [&](const auto& view, std::size_t at) { take(view.masters, at); });
     } else {
       take(core_->state.parameters(f), 0);
-      read_parameters(f, take);
+      if constexpr (parameters_place<S> == Place::nvme)
+        visit_swapped_parameters<SwapAccess::reads>(*core_, f,
+                                                    [&](auto values) { take(values, 0); });
     }
     const std::span<Storage> whole = full(f), mine = whole.subspan(first, count);
     on.device.copy(on.stream, std::span<const Storage>{bounce.span()}, mine);
@@ -121,7 +122,6 @@ class SummonedGroup {
   }
   void keep_offloaded(const Context<Device>& on, std::size_t f) {
     const FlatLayout& flat = core_->layout.flat(f);
-    const KeptFlat& kept = core_->state.kept(f);
     Bounce bounce = core_->host().template allocate<Storage>(flat.padded, Purpose::transfers);
     const Drain drain{core_->timeline};
     on.device.copy(on.stream, std::span<const Storage>{full(f)}, bounce.span());
@@ -136,23 +136,12 @@ class SummonedGroup {
     core_->state.for_each_parameter_range(
         f, [&](auto range, std::size_t begin) { give(begin)(range, 0); });
     if constexpr (parameters_place<S> == Place::nvme)
-      if (kept.parameters_place == Place::nvme)
-        for_each_swapped<SwapAccess::writes, Compute>(
-            *core_, f, core_->swap.layout().regions(f).parameters, kept.parameters,
-            swap_memory(*core_), "parameters", give(core_->mesh.shard().rank() * flat.part));
+      visit_swapped_parameters<SwapAccess::writes>(
+          *core_, f, [&](auto values) { give(core_->mesh.shard().rank() * flat.part)(values, 0); });
     if constexpr (optimizer_place<S> == Place::nvme)
-      if (kept.has_away_masters)
-        for_each_swapped<SwapAccess::writes, Storage>(
-            *core_, f, core_->swap.layout().regions(f).masters, kept.away, swap_memory(*core_),
-            "parameters", give(core_->state.updated_from(f)));
-  }
-  template <class Visit>
-  void read_parameters(std::size_t f, Visit visit) {
-    if constexpr (parameters_place<S> == Place::nvme)
-      if (core_->state.kept(f).parameters_place == Place::nvme)
-        for_each_swapped<SwapAccess::reads, Compute>(
-            *core_, f, core_->swap.layout().regions(f).parameters, core_->state.kept(f).parameters,
-            swap_memory(*core_), "parameters", visit);
+      visit_chunks<SwapAccess::writes>(*core_, f, [&](const auto& view, std::size_t first) {
+        give(core_->state.updated_from(f))(view.masters, first);
+      });
   }
 
   Core* core_;

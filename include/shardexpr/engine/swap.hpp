@@ -11,6 +11,7 @@
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/swap_layout.hpp>
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -50,9 +51,9 @@ class Swap {
         rank_{rank},
         file_{options, rank, layout_.size_bytes()},
         checksums_{device.host().account(), File::checksum_bytes(layout_.size_bytes())},
-        parameters{device.host(), 2 * layout_.parameter_bytes()},
-        chunks{device.host(), 3 * layout_.sections().end},
-        gradients{device.host(), 2 * layout_.gradient_section_bytes()} {}
+        parameters{device.host(), 2 * layout_.parameter_slot_bytes()},
+        chunks{device.host(), 3 * layout_.slot_bytes()},
+        gradients{device.host(), 2 * layout_.gradient_slot_bytes()} {}
 
   const SwapLayout& layout() const { return layout_; }
   std::size_t chunk_count() const { return layout_.chunks().size(); }
@@ -73,7 +74,56 @@ class Swap {
     });
   }
 
+  using Chunk = typename SwapLayout::Chunk;
+  /// A chunk in one of the slots.
+  struct View {
+    std::span<typename S::precision::storage> masters;
+    std::array<std::span<typename S::precision::optimizer>, S::optimizer::moments> moments;
+    std::span<typename S::precision::gradient> gradients;
+    typename S::precision::compute* shadow;
+  };
+  View view(const Chunk& chunk, std::size_t slot) const {
+    const auto at = layout_.sections(chunk.count);
+    std::byte* memory = chunks.at(slot);
+    View view;
+    view.masters = values<typename S::precision::storage>(memory, chunk.count);
+    for (std::size_t k = 0; k < view.moments.size(); ++k)
+      view.moments[k] = values<typename S::precision::optimizer>(
+          memory + at.moments + k * at.moment_stride, chunk.count);
+    view.gradients = values<typename S::precision::gradient>(memory + at.gradients, chunk.count);
+    view.shadow = reinterpret_cast<typename S::precision::compute*>(memory + at.shadow);
+    return view;
+  }
+  /// The file's chunk -> a slot; what an update writes of it -> the file. Parameters that are not
+  /// in the chunk are those of the flat.
+  void read(const Context<Host>& on, const Chunk& chunk, std::size_t slot) {
+    if (!chunk.has_masters)
+      read(on, layout_.parameters(chunk.flat) + masters_at(chunk), masters(chunk, slot),
+           "parameters", chunk.flat);
+    read(on, chunk.offset,
+         chunks.span(slot).subspan(layout_.begin(chunk), layout_.size_bytes(chunk)),
+         "optimizer state", chunk.flat);
+  }
+  void write(const Context<Host>& on, const Chunk& chunk, std::size_t slot) {
+    if (!chunk.has_masters)
+      write(on, masters(chunk, slot), layout_.parameters(chunk.flat) + masters_at(chunk),
+            "parameters", chunk.flat);
+    const std::size_t begin = layout_.begin(chunk);
+    write(on, chunks.span(slot).subspan(begin, layout_.sections(chunk.count).gradients - begin),
+          chunk.offset, "optimizer state", chunk.flat);
+  }
+
  private:
+  template <class T>
+  static std::span<T> values(std::byte* memory, std::size_t count) {
+    return {reinterpret_cast<T*>(memory), count};
+  }
+  static std::size_t masters_at(const Chunk& chunk) {
+    return chunk.first * sizeof(typename S::precision::storage);
+  }
+  std::span<std::byte> masters(const Chunk& chunk, std::size_t slot) const {
+    return chunks.span(slot).first(layout_.sections(chunk.count).moments);
+  }
   /// Says what lies somewhere in the file, for errors.
   struct Description {
     const Layout<M>& layout;
@@ -106,7 +156,7 @@ class Swap {
   Charge checksums_;
 
  public:
-  // A flat's parameters; a chunk of state, as `SwapLayout::Sections` divides it; its gradients.
+  // A flat's parameters; a chunk, as `SwapLayout::Sections` divides it; a chunk's gradients.
   Slots<Host, std::byte, Timeline, 2> parameters;
   Slots<Host, std::byte, Timeline, 3> chunks;
   Slots<Host, std::byte, Timeline, 2> gradients;

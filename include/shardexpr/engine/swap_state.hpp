@@ -45,86 +45,75 @@ void fill_initial(const Layout<M>& layout, std::size_t f, std::size_t begin, std
   });
 }
 
-/// One region of a flat, piece by piece: `visit(values, first)` sees elements from `first` on, read
-/// before it is called, or written after.
 enum class SwapAccess { reads, writes };
-template <SwapAccess access, class T, class M, class S, class Visit>
-void for_each_swapped(Core<M, S>& core, std::size_t f, std::size_t offset, std::size_t count,
-                      std::span<std::byte> memory, const char* what, Visit visit) {
-  const std::size_t most = memory.size() / swap_block_bytes * swap_block_bytes / sizeof(T);
-  for (std::size_t first = 0; first < count; first += most) {
-    const std::span<T> values{reinterpret_cast<T*>(memory.data()), std::min(most, count - first)};
-    const std::size_t at = offset + first * sizeof(T);
-    const std::span<std::byte> bytes = memory.first(in_blocks(values.size(), sizeof(T)));
-    if constexpr (access == SwapAccess::reads) {
-      core.swap.read(core.begin_on_host(read_stream, {"read"}), at, bytes, what, f);
-      core.timeline.synchronize(read_stream);
-      visit(values, first);
-    } else {
-      visit(values, first);
-      core.swap.write(core.begin_on_host(write_stream, {"write"}), bytes, at, what, f);
-      core.timeline.synchronize(write_stream);
-    }
+
+/// Flat f's parameters as they are kept for units: `visit(values)` sees them read, or fills them.
+template <SwapAccess access, class M, class S, class Visit>
+void visit_swapped_parameters(Core<M, S>& core, std::size_t f, Visit visit) {
+  using Compute = typename S::precision::compute;
+  const KeptFlat& kept = core.state.kept(f);
+  if (kept.parameters_place != Place::nvme) return;
+  const std::size_t at = core.swap.layout().parameters(f);
+  const std::span<std::byte> memory =
+      core.swap.parameters.span(0).first(in_blocks(kept.parameters, sizeof(Compute)));
+  const std::span<Compute> values{reinterpret_cast<Compute*>(memory.data()), kept.parameters};
+  if constexpr (access == SwapAccess::reads) {
+    core.swap.read(core.begin_on_host(read_stream, {"read"}), at, memory, "parameters", f);
+    core.timeline.synchronize(read_stream);
+    visit(values);
+  } else {
+    visit(values);
+    core.swap.write(core.begin_on_host(write_stream, {"write"}), memory, at, "parameters", f);
+    core.timeline.synchronize(write_stream);
   }
 }
 
-/// Memory for that.
-template <class M, class S>
-std::span<std::byte> swap_memory(Core<M, S>& core) {
-  if constexpr (optimizer_place<S> == Place::nvme)
-    return core.swap.chunks.span(0);
-  else
-    return core.swap.parameters.span(0);
+/// The chunks of flat f: `visit(view, first)` sees each, as `Swap::View`, and may change what an
+/// update changes.
+template <SwapAccess access, class M, class S, class Visit>
+void visit_chunks(Core<M, S>& core, std::size_t f, Visit visit) {
+  for (const auto& chunk : core.swap.layout().chunks()) {
+    if (chunk.flat != f) continue;
+    core.swap.read(core.begin_on_host(read_stream, {"read"}), chunk, 0);
+    core.timeline.synchronize(read_stream);
+    visit(core.swap.view(chunk, 0), chunk.first);
+    if constexpr (access == SwapAccess::reads) continue;
+    core.swap.write(core.begin_on_host(write_stream, {"write"}), chunk, 0);
+    core.timeline.synchronize(write_stream);
+  }
 }
 
 /// Writes this rank's file for the first time.
 template <class M, class S>
 void initialize_swap(Core<M, S>& core, std::uint64_t seed) {
-  using Precision = typename S::precision;
-  using Storage = typename Precision::storage;
-  using Compute = typename Precision::compute;
-  using Moment = typename Precision::optimizer;
-  using Gradient = typename Precision::gradient;
-  const std::span<std::byte> memory = swap_memory(core);
+  using Storage = typename S::precision::storage;
   for (std::size_t f = 0; f < core.layout.flat_count(); ++f) {
-    const KeptFlat& kept = core.state.kept(f);
-    const auto& regions = core.swap.layout().regions(f);
     const std::size_t part = core.mesh.shard().rank() * core.layout.flat(f).part;
-    const auto fill = [&](std::size_t begin) {
-      return [&, begin](auto values, std::size_t first) {
-        fill_initial<Storage>(core.layout, f, begin + first, values, seed);
-      };
-    };
-    const auto clear = [](auto values, std::size_t) {
-      std::memset(static_cast<void*>(values.data()), 0, values.size_bytes());
-    };
-    if (kept.parameters_place == Place::nvme)
-      for_each_swapped<SwapAccess::writes, Compute>(core, f, regions.parameters, kept.parameters,
-                                                    memory, "parameters", fill(part));
-    if constexpr (optimizer_place<S> == Place::nvme) {
-      if (kept.has_away_masters)
-        for_each_swapped<SwapAccess::writes, Storage>(core, f, regions.masters, kept.away, memory,
-                                                      "parameters",
-                                                      fill(core.state.updated_from(f)));
-      for (std::size_t k = 0; k < S::optimizer::moments; ++k)
-        for_each_swapped<SwapAccess::writes, Moment>(core, f,
-                                                     regions.moments + k * regions.moment_stride,
-                                                     kept.away, memory, "moments", clear);
-      for_each_swapped<SwapAccess::writes, Gradient>(core, f, regions.gradients, kept.away, memory,
-                                                     "gradients", clear);
-    }
+    if constexpr (parameters_place<S> == Place::nvme)
+      visit_swapped_parameters<SwapAccess::writes>(
+          core, f, [&](auto values) { fill_initial<Storage>(core.layout, f, part, values, seed); });
   }
+  if constexpr (optimizer_place<S> == Place::nvme)
+    for (const auto& chunk : core.swap.layout().chunks()) {
+      const auto& swap = core.swap.layout();
+      const std::span<std::byte> memory = core.swap.chunks.span(0);
+      std::memset(memory.data(), 0, memory.size());
+      fill_initial<Storage>(core.layout, chunk.flat,
+                            core.state.updated_from(chunk.flat) + chunk.first,
+                            core.swap.view(chunk, 0).masters, seed);
+      core.swap.write(core.begin_on_host(write_stream, {"write"}),
+                      memory.subspan(swap.begin(chunk), swap.size_bytes(chunk)), chunk.offset,
+                      "optimizer state", chunk.flat);
+      core.timeline.synchronize(write_stream);
+    }
 }
 
 /// Calls `visit(values, begin)` for what lies on the disk of flat f's gradients.
 template <class M, class S, class Visit>
 void for_each_swapped_gradient(Core<M, S>& core, std::size_t f, Visit visit) {
-  using Gradient = typename S::precision::gradient;
-  for_each_swapped<SwapAccess::reads, Gradient>(
-      core, f, core.swap.layout().regions(f).gradients, core.state.kept(f).away, swap_memory(core),
-      "gradients", [&](std::span<Gradient> values, std::size_t first) {
-        visit(values, core.state.updated_from(f) + first);
-      });
+  visit_chunks<SwapAccess::reads>(core, f, [&](const auto& view, std::size_t first) {
+    visit(view.gradients, core.state.updated_from(f) + first);
+  });
 }
 
 }  // namespace shardexpr::detail

@@ -239,7 +239,7 @@ class CountingVisitor {
   constexpr std::size_t gradient_bytes_on_disk(std::size_t g) const {
     std::size_t bytes = 0;
     for (const auto& chunk : swap_.chunks())
-      if (layout_->flat(chunk.flat).group == g) bytes += swap_.chunk_gradient_bytes(chunk.count);
+      if (layout_->flat(chunk.flat).group == g) bytes += swap_.gradient_section_bytes(chunk);
     return bytes;
   }
   constexpr void update_flat(std::size_t f) {
@@ -252,8 +252,8 @@ class CountingVisitor {
     if constexpr (optimizer_place<Strategy> == Place::nvme) {
       for (const auto& chunk : swap_.chunks()) {
         if (chunk.flat != f) continue;
-        moved().read_bytes += swap_.chunk_read_bytes(chunk.count);
-        moved().written_bytes += swap_.chunk_state_bytes(chunk.count);
+        moved().read_bytes += swap_.read_bytes(chunk);
+        moved().written_bytes += swap_.written_bytes(chunk);
         if (is_on_disk && kept.has_away_masters)
           moved().written_bytes += in_blocks(chunk.count, compute_bytes);
       }
@@ -310,9 +310,9 @@ constexpr void size_transfers(const Layout<Model>& layout, const std::vector<Kep
   }
   if constexpr (is_on_disk<Strategy>) {
     const SwapLayout<Strategy> swap{kept};
-    counts.parameter_slot_bytes = 2 * swap.parameter_bytes();
-    counts.chunk_slot_bytes = 3 * swap.sections().end;
-    counts.gradient_slot_bytes = 2 * swap.gradient_section_bytes();
+    counts.parameter_slot_bytes = 2 * swap.parameter_slot_bytes();
+    counts.chunk_slot_bytes = 3 * swap.slot_bytes();
+    counts.gradient_slot_bytes = 2 * swap.gradient_slot_bytes();
   }
 }
 

@@ -16,12 +16,13 @@ constexpr std::size_t in_blocks(std::size_t count, std::size_t element_bytes) {
 }
 
 /// Where one rank's state lies in its file, and how large the pieces are that pass through memory.
-/// Of each flat a region a kind: parameters in compute dtype, in storage dtype, moments, gradients.
+/// Parameters in compute dtype lie flat by flat. What is updated lies chunk by chunk, all kinds of
+/// a chunk together, so that one is read and written in one piece.
 template <class Strategy>
 class SwapLayout {
   using Precision = typename Strategy::precision;
-  using Optimizer = typename Strategy::optimizer;
   static constexpr bool copies = computes_with_copy<Precision>;
+  static constexpr std::size_t moments = Strategy::optimizer::moments;
   static constexpr std::size_t compute_bytes = sizeof(typename Precision::compute);
   static constexpr std::size_t storage_bytes = sizeof(typename Precision::storage);
   static constexpr std::size_t moment_bytes = sizeof(typename Precision::optimizer);
@@ -29,90 +30,94 @@ class SwapLayout {
 
  public:
   static constexpr bool has_optimizer = optimizer_place<Strategy> == Place::nvme;
-  static constexpr bool has_parameters = parameters_place<Strategy> == Place::nvme;
 
-  /// Of one flat, in bytes from the file's begin.
-  struct Regions {
-    std::size_t parameters = 0, masters = 0, moments = 0, gradients = 0;
-    std::size_t moment_stride = 0;
-  };
-  /// A piece of what is updated, counted in elements of its flat's updated ones.
+  /// Of what is updated, `count` elements of a flat's from `first` on. In the file from `offset`
+  /// on.
   struct Chunk {
-    std::size_t flat = 0, first = 0, count = 0;
+    std::size_t flat = 0, first = 0, count = 0, offset = 0;
+    /// Parameters in storage dtype are in the chunk; else they are those of the flat.
+    bool has_masters = false;
   };
-  /// Where things lie in the memory that a chunk passes through; `shadow` is what was updated, in
-  /// compute dtype. Units: bytes.
+  /// Where the kinds of a chunk lie in memory, in bytes: masters, moments, gradients; then
+  /// `shadow`, what was updated in compute dtype. In the file the same without the shadow, and
+  /// without masters where the chunk has none.
   struct Sections {
-    std::size_t masters = 0, moments = 0, moment_stride = 0, gradients = 0, shadow = 0, end = 0;
+    std::size_t moments = 0, moment_stride = 0, gradients = 0, shadow = 0, end = 0;
   };
 
   constexpr SwapLayout() = default;
   constexpr explicit SwapLayout(const std::vector<KeptFlat>& kept) {
     std::size_t largest = 0;
-    bool has_shadow = false;
     for (const KeptFlat& flat : kept) {
-      Regions regions;
+      parameters_.push_back(end_);
       if (flat.parameters_place == Place::nvme) {
-        regions.parameters = end_;
-        end_ += in_blocks(flat.parameters, compute_bytes);
-        parameter_bytes_ = std::max(parameter_bytes_, in_blocks(flat.parameters, compute_bytes));
+        const std::size_t bytes = in_blocks(flat.parameters, compute_bytes);
+        end_ += bytes;
+        parameter_bytes_ = std::max(parameter_bytes_, bytes);
       }
-      if (has_optimizer && flat.away != 0) {
-        // One region serves as both where parameters are kept there in storage dtype.
-        regions.masters = regions.parameters;
-        if (flat.has_away_masters) {
-          regions.masters = end_;
-          end_ += in_blocks(flat.away, storage_bytes);
-        }
-        regions.moments = end_;
-        regions.moment_stride = in_blocks(flat.away, moment_bytes);
-        end_ += Optimizer::moments * regions.moment_stride;
-        regions.gradients = end_;
-        end_ += in_blocks(flat.away, gradient_bytes);
-        largest = std::max(largest, flat.away);
-        has_shadow = has_shadow || (copies && flat.parameters_place != Place::host);
-      }
-      regions_.push_back(regions);
+      if (!has_optimizer) continue;
+      largest = std::max(largest, flat.away);
+      has_shadow_ =
+          has_shadow_ || (copies && flat.away != 0 && flat.parameters_place != Place::host);
     }
     if (largest == 0) return;
-    chunk_ = std::min(chunk_of<typename Strategy::offload::optimizer>, largest);
+    const std::size_t most = std::min(chunk_of<typename Strategy::offload::optimizer>, largest);
     for (std::size_t f = 0; f < kept.size(); ++f)
-      for (std::size_t first = 0; first < kept[f].away; first += chunk_)
-        chunks_.push_back({f, first, std::min(chunk_, kept[f].away - first)});
-    sections_.moments = in_blocks(chunk_, storage_bytes);
-    sections_.moment_stride = in_blocks(chunk_, moment_bytes);
-    sections_.gradients = sections_.moments + Optimizer::moments * sections_.moment_stride;
-    sections_.shadow = sections_.gradients + in_blocks(chunk_, gradient_bytes);
-    sections_.end = sections_.shadow + (has_shadow ? in_blocks(chunk_, compute_bytes) : 0);
+      for (std::size_t first = 0; first < kept[f].away; first += most) {
+        chunks_.push_back(
+            {f, first, std::min(most, kept[f].away - first), end_, kept[f].has_away_masters});
+        end_ += size_bytes(chunks_.back());
+      }
+    slot_bytes_ = sections(most).end;
+    gradient_slot_bytes_ = in_blocks(most, gradient_bytes);
   }
 
   constexpr std::size_t size_bytes() const { return end_; }
-  constexpr const Regions& regions(std::size_t f) const { return regions_[f]; }
+  /// Where flat f's parameters begin in the file.
+  constexpr std::size_t parameters(std::size_t f) const { return parameters_[f]; }
   constexpr const std::vector<Chunk>& chunks() const { return chunks_; }
-  constexpr const Sections& sections() const { return sections_; }
-  /// Of the largest flat's parameters.
-  constexpr std::size_t parameter_bytes() const { return parameter_bytes_; }
-  /// Of a chunk's gradients.
-  constexpr std::size_t gradient_section_bytes() const {
-    return sections_.shadow - sections_.gradients;
+  constexpr Sections sections(std::size_t count) const {
+    Sections s;
+    s.moments = in_blocks(count, storage_bytes);
+    s.moment_stride = in_blocks(count, moment_bytes);
+    s.gradients = s.moments + moments * s.moment_stride;
+    s.shadow = s.gradients + in_blocks(count, gradient_bytes);
+    s.end = s.shadow + (has_shadow_ ? in_blocks(count, compute_bytes) : 0);
+    return s;
+  }
+  /// Where in memory what the file has of a chunk begins.
+  constexpr std::size_t begin(const Chunk& chunk) const {
+    return chunk.has_masters ? 0 : sections(chunk.count).moments;
+  }
+  constexpr std::size_t size_bytes(const Chunk& chunk) const {
+    return sections(chunk.count).shadow - begin(chunk);
+  }
+  /// Where in the file its gradients begin.
+  constexpr std::size_t gradients(const Chunk& chunk) const {
+    return chunk.offset + sections(chunk.count).gradients - begin(chunk);
   }
 
-  // Of one step, in bytes: what an update reads and writes of a chunk, what its gradients are.
-  static constexpr std::size_t chunk_read_bytes(std::size_t count) {
-    return chunk_state_bytes(count) + chunk_gradient_bytes(count);
+  // Memory: of the largest flat's parameters, of a chunk, of a chunk's gradients.
+  constexpr std::size_t parameter_slot_bytes() const { return parameter_bytes_; }
+  constexpr std::size_t slot_bytes() const { return slot_bytes_; }
+  constexpr std::size_t gradient_slot_bytes() const { return gradient_slot_bytes_; }
+
+  // Of one step, in bytes: what an update reads of a chunk, what it writes, what its gradients are.
+  constexpr std::size_t read_bytes(const Chunk& chunk) const {
+    return sections(chunk.count).shadow;
   }
-  static constexpr std::size_t chunk_state_bytes(std::size_t count) {
-    return in_blocks(count, storage_bytes) + Optimizer::moments * in_blocks(count, moment_bytes);
+  constexpr std::size_t written_bytes(const Chunk& chunk) const {
+    return sections(chunk.count).gradients;
   }
-  static constexpr std::size_t chunk_gradient_bytes(std::size_t count) {
-    return in_blocks(count, gradient_bytes);
+  constexpr std::size_t gradient_section_bytes(const Chunk& chunk) const {
+    return in_blocks(chunk.count, gradient_bytes);
   }
 
  private:
-  std::vector<Regions> regions_;
+  std::vector<std::size_t> parameters_;  // by flat
   std::vector<Chunk> chunks_;
-  Sections sections_;
-  std::size_t end_ = 0, chunk_ = 0, parameter_bytes_ = 0;
+  std::size_t end_ = 0, parameter_bytes_ = 0, slot_bytes_ = 0, gradient_slot_bytes_ = 0;
+  bool has_shadow_ = false;
 };
 
 /// Memory that the rank's transfers pass through, and what they move in a step.
