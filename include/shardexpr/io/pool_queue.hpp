@@ -27,7 +27,8 @@ class PoolQueue {
     const std::size_t wanted = std::min(depth, most_threads);
     workers_.reserve(wanted);
     try {
-      while (workers_.size() < wanted) workers_.emplace_back(&PoolQueue::work, this);
+      while (workers_.size() < wanted)
+        workers_.push_back(System::start_thread(&PoolQueue::work, this));
     } catch (const std::system_error& error) {
       if (workers_.empty()) error_ = error.code().value();  // one is enough
     }

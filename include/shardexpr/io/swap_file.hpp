@@ -164,7 +164,8 @@ class SwapFile {
                        : std::string{"stay inside"}));
   }
 
-  /// "/scratch/shardexpr-rank-0.swap: read of 65536 bytes at byte 131072 of the file (the moments): "
+  /// "/scratch/shardexpr-rank-0.swap: read of 65536 bytes at byte 131072 of the file (the moments):
+  /// "
   template <class Describe>
   std::string place(const char* verb, std::uint64_t offset, std::size_t bytes,
                     Describe& describe) const {

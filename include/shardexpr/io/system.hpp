@@ -69,6 +69,10 @@ struct LinuxSystem {
     const int flags = ::fcntl(fd, F_GETFL);
     return flags < 0 ? -1 : ::fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT);
   }
+  template <class Work, class Of>
+  static std::thread start_thread(Work work, Of* of) {
+    return std::thread{work, of};
+  }
   /// Before something that failed is tried once more.
   static void pause() { std::this_thread::sleep_for(std::chrono::milliseconds{1}); }
 
