@@ -76,7 +76,9 @@ TEST_CASE_TEMPLATE("an error of a transfer is an error, and the next one works",
         const std::size_t bytes = at == 4 * piece ? 3 * block : piece;
         const std::string where = " of " + std::to_string(bytes) + " bytes at byte " +
                                   std::to_string(block + at) + " of the file (" + moments() + "): ";
-        f.system.transfer = [=](const Transfer& t) {
+        int tries = 0;
+        f.system.transfer = [=, &tries](const Transfer& t) {
+          tries += t.offset == block + at;
           return Verdict{t.offset == block + at ? error : 0};
         };
         const std::string text = shardexpr::detail::error_text(error);
@@ -85,6 +87,7 @@ TEST_CASE_TEMPLATE("an error of a transfer is an error, and the next one works",
         const std::string write = f.write_error();
         CHECK(says(write, f.scratch.file(), "write" + where + text, "; "));
         if (error == ENOSPC || error == EDQUOT) CHECK(says(write, "bytes are free in"));
+        CHECK(tries == 2);                       // a disk that fails is not pressed
         CHECK(f.file->bytes_written() == size);  // that of the fixture
         CHECK(f.file->bytes_read() == 0);
         // Which of it is on the disk is not known: none of it is given out.
