@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 namespace {
 
 template <class Way, class E>
-std::string refusal(const Scratch& scratch, std::size_t size = 4 * block) {
+std::string refusal(const SwapScratch& scratch, std::size_t size = 4 * block) {
   return error_of<E>([&] { SwapFile<FaultySystem<Way>> file{scratch.options(), 0, size}; });
 }
 
@@ -38,7 +38,7 @@ bool works(SwapFile<System>& file) {
 }  // namespace
 
 TEST_CASE("a disk without room is found at the start") {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   for (const int error : {ENOSPC, EDQUOT}) {
     system.fail("fallocate", error);
@@ -60,7 +60,7 @@ TEST_CASE("a disk without room is found at the start") {
 TEST_CASE("where room cannot be set aside, zeros are written") {
   for (const int error : {EOPNOTSUPP, ENOSYS})
     for (const bool is_direct : {true, false}) {
-      Scratch scratch;
+      SwapScratch scratch;
       WithFaults system;
       int zeros = 0;
       system.call = [=](std::string_view name) {
@@ -88,7 +88,7 @@ TEST_CASE("where room cannot be set aside, zeros are written") {
 }
 
 TEST_CASE("a disk that fills while zeros are written is found at the start") {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   system.fail("fallocate", EOPNOTSUPP);
   system.transfer = [](const Transfer& t) {
@@ -105,7 +105,7 @@ TEST_CASE("a disk that fills while zeros are written is found at the start") {
 }
 
 TEST_CASE("a directory that is not writable is refused") {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   for (const int error : {EACCES, EPERM, EROFS}) {
     system.fail("open", error);
@@ -127,7 +127,7 @@ TEST_CASE("whatever call fails at the start, there is one error and no file") {
         Case{"fstat", EIO, "cannot be looked at", true},
         Case{"flock", ENOLCK, "cannot be locked", true}, Case{"fallocate", EIO, "no room"}}) {
     CAPTURE(c.call);
-    Scratch scratch;
+    SwapScratch scratch;
     WithFaults system;
     system.fail_once(c.call, c.error);
     const std::string text = refusal<ByThreads, IoError>(scratch);
@@ -135,7 +135,7 @@ TEST_CASE("whatever call fails at the start, there is one error and no file") {
                "NvmeOptions::directory"));
     CHECK(scratch.entries() == (c.leaves_file ? 1 : 0));
   }
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   system.transfer = [](const Transfer& t) { return Verdict{t.writes ? 0 : EIO}; };
   CHECK(says(refusal<ByThreads, IoError>(scratch), "cannot be read", "Input/output error"));
@@ -146,7 +146,7 @@ TEST_CASE("whatever call fails at the start, there is one error and no file") {
 }
 
 TEST_CASE("a killed run's file that cannot be made smaller is an error") {
-  Scratch scratch;
+  SwapScratch scratch;
   std::string left;
   {
     SwapFile<> file{scratch.options(), 0, 40 * block};
@@ -163,7 +163,7 @@ TEST_CASE("calls that are interrupted are made again") {
   for (const std::string_view call :
        {"open", "flock", "fstat", "statx of a path", "statx of alignment", "fallocate"}) {
     CAPTURE(call);
-    Scratch scratch;
+    SwapScratch scratch;
     WithFaults system;
     system.fail_once(call, EINTR);
     {
@@ -176,7 +176,7 @@ TEST_CASE("calls that are interrupted are made again") {
 }
 
 TEST_CASE("a file that its owner removes between opening and locking is opened again") {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   int opened = 0;
   system.call = [&](std::string_view name) {
@@ -191,7 +191,7 @@ TEST_CASE("a file that its owner removes between opening and locking is opened a
   CHECK(fs::file_size(scratch.file()) == 5 * block);
 
   system.call = [&](std::string_view name) { return name == "statx of a path" ? ENOENT : 0; };
-  Scratch other;
+  SwapScratch other;
   CHECK(says(refusal<ByThreads, IoError>(other), "again and again", "directory of its own"));
 }
 
@@ -205,7 +205,7 @@ struct DirectE : ByThreads {};
 
 TEST_CASE_TEMPLATE("without O_DIRECT it goes on, and says so once", Way, DirectA, DirectB, DirectC,
                    DirectD, DirectE) {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   std::string why = "in multiples of";
   bool is_direct = false;
@@ -232,19 +232,19 @@ TEST_CASE_TEMPLATE("without O_DIRECT it goes on, and says so once", Way, DirectA
       second{scratch.options(), 1, 4 * block};
   CHECK_FALSE(first.is_direct());
   CHECK_FALSE(second.is_direct());
-  CHECK(Scratch::notices("no O_DIRECT") == 1);
-  CHECK(Scratch::notices(why) == 1);
+  CHECK(SwapScratch::notices("no O_DIRECT") == 1);
+  CHECK(SwapScratch::notices(why) == 1);
   CHECK(works(first));
   CHECK(works(second));
 }
 
 TEST_CASE("where the file does not tell its alignment, it gets 4096") {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   system.fail("statx of alignment", ENOSYS);
   SwapFile<FaultySystem<ByThreads>> file{scratch.options(), 0, 4 * block};
   CHECK(file.is_direct());
-  CHECK(Scratch::notices("O_DIRECT") == 0);
+  CHECK(SwapScratch::notices("O_DIRECT") == 0);
   CHECK(works(file));
 }
 
@@ -263,14 +263,14 @@ struct RefusedC : ByRing {
 
 TEST_CASE_TEMPLATE("where the system refuses io_uring, threads go on, and it is said once", Way,
                    RefusedA, RefusedB, RefusedC) {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   system.fail("ring_open", Way::error);
   SwapFile<FaultySystem<Way>> first{scratch.options(), 0, 20 * block},
       second{scratch.options(), 1, 4 * block};
   CHECK_FALSE(first.uses_io_uring());
-  CHECK(Scratch::notices("no io_uring") == 1);
-  CHECK(Scratch::notices(shardexpr::detail::error_text(Way::error)) == 1);
+  CHECK(SwapScratch::notices("no io_uring") == 1);
+  CHECK(SwapScratch::notices(shardexpr::detail::error_text(Way::error)) == 1);
   CHECK(works(first));
   CHECK(works(second));
 }
@@ -279,17 +279,17 @@ namespace {
 struct NotCompiledIn : ByThreads {};
 }  // namespace
 TEST_CASE("where io_uring is not compiled in, threads go on, and it is said once") {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<NotCompiledIn>> first{scratch.options(), 0, 20 * block},
       second{scratch.options(), 1, 4 * block};
-  CHECK(Scratch::notices("no io_uring") == 1);
-  CHECK(Scratch::notices("not compiled in") == 1);
+  CHECK(SwapScratch::notices("no io_uring") == 1);
+  CHECK(SwapScratch::notices("not compiled in") == 1);
   CHECK(works(first));
 }
 #endif
 
 TEST_CASE("one thread is enough, none is an error") {
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   int started = 0;
   system.call = [&](std::string_view name) {

@@ -57,7 +57,7 @@ struct Fixture {
   }
 
   unsigned seed = 1;
-  Scratch scratch;
+  SwapScratch scratch;
   WithFaults system;
   Memory written = Memory::random(size, 1), read{size};
   std::optional<SwapFile<FaultySystem<Way>>> file;

@@ -13,37 +13,25 @@
 #include <random>
 #include <span>
 #include <string>
-#include <system_error>
 #include <vector>
 
-#include <unistd.h>
+#include "../support/scratch.hpp"
 
 inline constexpr std::size_t block = 65536;
 
-/// A directory below the test's own, and all that was said about files in it; gone at the end.
-class Scratch {
+/// A directory for files of state, and all that was said about them.
+class SwapScratch : public Scratch {
  public:
-  Scratch() {
-    static int made = 0;
-    path_ = std::filesystem::current_path() /
-            ("swap_" + std::to_string(::getpid()) + "_" + std::to_string(made++));
-    std::filesystem::create_directory(path_);
+  SwapScratch() {
     const std::lock_guard lock{said_mutex};
     said.clear();
   }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
 
-  std::string path() const { return path_.string(); }
   std::string file(int rank = 0) const {
     return path() + "/shardexpr-rank-" + std::to_string(rank) + ".swap";
   }
   std::size_t entries() const {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator{path_},
+    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator{path()},
                                                   std::filesystem::directory_iterator{}));
   }
   shardexpr::NvmeOptions options(std::size_t queue_depth = 32) const {
@@ -64,7 +52,6 @@ class Scratch {
   }
   static inline std::mutex said_mutex;
   static inline std::vector<std::string> said;
-  std::filesystem::path path_;
 };
 
 /// Memory as a SwapFile takes it.

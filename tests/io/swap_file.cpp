@@ -37,7 +37,7 @@ TEST_CASE_TEMPLATE("what is written comes back", Way, EVERY_WAY) {
     for (const std::size_t size : {block, 16 * block, 17 * block, 200 * block}) {
       CAPTURE(queue_depth);
       CAPTURE(size);
-      Scratch scratch;
+      SwapScratch scratch;
       SwapFile<FaultySystem<Way>> file{scratch.options(queue_depth), 0, size};
       CHECK(file.uses_io_uring() == ring_expected<Way>());
       CHECK(file.size_bytes() == size);
@@ -54,7 +54,7 @@ TEST_CASE_TEMPLATE("what is written comes back", Way, EVERY_WAY) {
 }
 
 TEST_CASE_TEMPLATE("a stretch may be read and written in other parts", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<Way>> file{scratch.options(), 3, 60 * block};
   const Memory first = Memory::random(60 * block, 1), second = Memory::random(20 * block, 2);
   file.write(0, first.part(0, 30 * block), moments);
@@ -70,7 +70,7 @@ TEST_CASE_TEMPLATE("a stretch may be read and written in other parts", Way, EVER
 }
 
 TEST_CASE_TEMPLATE("one thread reads while another writes", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   constexpr std::size_t half = 40 * block;
   SwapFile<FaultySystem<Way>> file{scratch.options(4), 0, 2 * half};
   const Memory lower = Memory::random(half, 1);
@@ -90,7 +90,7 @@ TEST_CASE_TEMPLATE("one thread reads while another writes", Way, EVERY_WAY) {
 
 TEST_CASE_TEMPLATE("reading and writing allocate nothing and describe nothing", Way, EVERY_WAY) {
   if (!COUNTS_ALLOCATIONS) return;
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<Way>> file{scratch.options(3), 0, 100 * block};
   const Memory memory = Memory::random(100 * block, 1);
   int described = 0;
@@ -108,7 +108,7 @@ TEST_CASE_TEMPLATE("reading and writing allocate nothing and describe nothing", 
 }
 
 TEST_CASE_TEMPLATE("a flipped bit is found, where it lies", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<Way>> file{scratch.options(2), 0, 50 * block};
   const Memory written = Memory::random(50 * block, 1), read{50 * block};
   file.write(0, written.span(), moments);
@@ -130,7 +130,7 @@ TEST_CASE_TEMPLATE("a flipped bit is found, where it lies", Way, EVERY_WAY) {
 }
 
 TEST_CASE_TEMPLATE("what was not written is not read", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<Way>> file{scratch.options(), 0, 8 * block};
   const Memory memory = Memory::random(8 * block, 1);
   const auto error = [&](std::size_t at, std::size_t count) {
@@ -146,7 +146,7 @@ TEST_CASE_TEMPLATE("what was not written is not read", Way, EVERY_WAY) {
 }
 
 TEST_CASE_TEMPLATE("places and memory that do not fit are refused", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<Way>> file{scratch.options(), 0, 4 * block};
   const Memory memory{6 * block};
   const auto refused = [&](std::size_t offset, std::size_t from, std::size_t size) {
@@ -173,7 +173,7 @@ TEST_CASE_TEMPLATE("places and memory that do not fit are refused", Way, EVERY_W
 }
 
 TEST_CASE("options out of their range are refused") {
-  Scratch scratch;
+  SwapScratch scratch;
   const auto error = [&](shardexpr::NvmeOptions options, std::size_t size) {
     return error_of<ConfigError>([&] { SwapFile<> file{options, 0, size}; });
   };

@@ -26,7 +26,7 @@ namespace {
 /// Another process, with a file of rank 0 and `size` bytes, until it is killed.
 class OtherRun {
  public:
-  OtherRun(const Scratch& scratch, std::size_t size) {
+  OtherRun(const SwapScratch& scratch, std::size_t size) {
     int ends[2];
     REQUIRE(::pipe(ends) == 0);
     process_ = ::fork();
@@ -62,14 +62,14 @@ class OtherRun {
   bool is_ready_ = false;
 };
 
-std::string refusal(const Scratch& scratch) {
+std::string refusal(const SwapScratch& scratch) {
   return error_of<ConfigError>([&] { SwapFile<> file{scratch.options(), 0, block}; });
 }
 
 }  // namespace
 
 TEST_CASE("the file goes with its object, and nothing else goes") {
-  Scratch scratch;
+  SwapScratch scratch;
   put(scratch.path() + "/notes", "mine");
   put(scratch.file(1), "");
   {
@@ -84,11 +84,11 @@ TEST_CASE("the file goes with its object, and nothing else goes") {
   }
   CHECK(scratch.entries() == 1);
   CHECK(content(scratch.path() + "/notes") == "mine");
-  CHECK(Scratch::notices("left by") == 0);  // an empty file holds nothing to speak of
+  CHECK(SwapScratch::notices("left by") == 0);  // an empty file holds nothing to speak of
 }
 
 TEST_CASE("of no bytes there is no file") {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<> file{scratch.options(), 0, 0};
   CHECK(scratch.entries() == 0);
   file.check();
@@ -99,7 +99,7 @@ TEST_CASE("of no bytes there is no file") {
 }
 
 TEST_CASE("a second run on the directory is refused, and one that was killed is taken over") {
-  Scratch scratch;
+  SwapScratch scratch;
   for (const std::size_t size : {std::size_t{2} * block, std::size_t{40} * block}) {
     CAPTURE(size);
     OtherRun other{scratch, size};
@@ -111,10 +111,10 @@ TEST_CASE("a second run on the directory is refused, and one that was killed is 
 
     other.kill();
     CHECK(fs::exists(scratch.file()));
-    CHECK(Scratch::notices("left by") == (size == 2 * block ? 0 : 1));
+    CHECK(SwapScratch::notices("left by") == (size == 2 * block ? 0 : 1));
     {
       SwapFile<> file{scratch.options(), 0, 9 * block};
-      CHECK(Scratch::notices(scratch.file() + " was left by " + name) == 1);
+      CHECK(SwapScratch::notices(scratch.file() + " was left by " + name) == 1);
       CHECK(fs::file_size(scratch.file()) == 10 * block);  // longer or shorter than it was
       const Memory memory = Memory::random(9 * block, 1), read{9 * block};
       CHECK(says(error_of<IoError>([&] { file.read(0, read.span(), moments); }), "never written"));
@@ -128,7 +128,7 @@ TEST_CASE("a second run on the directory is refused, and one that was killed is 
 }
 
 TEST_CASE("a run that has not yet written its header is another run, too") {
-  Scratch scratch;
+  SwapScratch scratch;
   const int fd = ::open(scratch.file().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   REQUIRE(::flock(fd, LOCK_EX) == 0);
   CHECK(says(refusal(scratch), "in use by a process that is just starting"));
@@ -137,7 +137,7 @@ TEST_CASE("a run that has not yet written its header is another run, too") {
 }
 
 TEST_CASE("a file of somebody else is refused, and left as it is") {
-  Scratch scratch;
+  SwapScratch scratch;
   std::string header;
   {
     SwapFile<> file{scratch.options(), 0, block};
@@ -159,7 +159,7 @@ TEST_CASE("a file of somebody else is refused, and left as it is") {
 }
 
 TEST_CASE("what is no plain file is refused") {
-  Scratch scratch;
+  SwapScratch scratch;
   fs::create_directory(scratch.file());
   CHECK(says(refusal(scratch), "no file of this library"));
   fs::remove(scratch.file());
@@ -177,7 +177,7 @@ TEST_CASE("what is no plain file is refused") {
 }
 
 TEST_CASE("a directory that cannot hold the file is refused") {
-  Scratch scratch;
+  SwapScratch scratch;
   const auto error = [](const std::string& directory) {
     return error_of<ConfigError>([&] { SwapFile<> file{{.directory = directory}, 0, block}; });
   };
@@ -190,7 +190,7 @@ TEST_CASE("a directory that cannot hold the file is refused") {
 }
 
 TEST_CASE("a directory may be relative, and the program go elsewhere") {
-  Scratch scratch;
+  SwapScratch scratch;
   const fs::path here = fs::current_path();
   fs::create_directory(scratch.path() + "/relative");
   fs::current_path(scratch.path());
@@ -206,7 +206,7 @@ TEST_CASE("a directory may be relative, and the program go elsewhere") {
 }
 
 TEST_CASE_TEMPLATE("a file that is removed under the program is missed", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   std::optional<SwapFile<FaultySystem<Way>>> file;
   file.emplace(scratch.options(), 0, 4 * block);
   file->check();
@@ -219,7 +219,7 @@ TEST_CASE_TEMPLATE("a file that is removed under the program is missed", Way, EV
 }
 
 TEST_CASE_TEMPLATE("a file that is truncated under the program is missed", Way, EVERY_WAY) {
-  Scratch scratch;
+  SwapScratch scratch;
   SwapFile<FaultySystem<Way>> file{scratch.options(2), 0, 40 * block};
   const Memory memory = Memory::random(40 * block, 1);
   file.write(0, memory.span(), moments);

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <exception>
 #include <span>
+#include <type_traits>
 
 namespace shardexpr {
 
@@ -29,7 +30,7 @@ template <class M, class S>
 struct Core {
   using Device = typename S::device;
   using Comm = typename S::communicator;
-  using Host = HostOf<Device>;
+  using Host = std::conditional_t<is_offloaded<S>, HostOf<Device>, Device>;
   using Timeline = typename TimelineOf<S>::type;
   using Mark = typename Timeline::Mark;
   using Needs = typename Timeline::Needs;

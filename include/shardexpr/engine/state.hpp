@@ -32,7 +32,7 @@ template <class Strategy, class Model, class D>
 class State {
   using Sharding = typename Strategy::sharding;
   using Precision = typename Strategy::precision;
-  using Host = HostOf<D>;
+  using Host = std::conditional_t<is_offloaded<Strategy>, HostOf<D>, D>;
   static constexpr std::size_t moment_count = Strategy::optimizer::moments;
   static constexpr bool copies = computes_with_copy<Precision>;
   static constexpr bool host_updates = optimizer_place<Strategy> == Place::host;

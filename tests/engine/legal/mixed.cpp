@@ -7,9 +7,7 @@ namespace {
 
 using sx::detail::list;
 
-template <class... P>
-using In16 =
-    sx::StrategyOf<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ClipNorm, sx::StaticLossScale, P...>;
+using legal::In16;
 template <class... P>
 using Half = sx::StrategyOf<sx::MixedPrecision<sx::fp16, sx::fp32>, sx::ClipValue,
                             sx::DynamicLossScale, P...>;

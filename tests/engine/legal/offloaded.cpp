@@ -7,9 +7,7 @@ namespace {
 
 using sx::detail::list;
 
-template <class... P>
-using In16 =
-    sx::StrategyOf<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ClipNorm, sx::StaticLossScale, P...>;
+using legal::In16;
 template <class Parameters, class Optimizer, class... P>
 using Fp32 = sx::StrategyOf<sx::Offload<Parameters, Optimizer>, P...>;
 template <class Parameters, class Optimizer, class... P>

@@ -46,6 +46,12 @@ struct legal_of<list<Pack...>>
     : concat<list<>, std::conditional_t<is_legal<Pack>, list<Pack>, list<>>...> {};
 
 namespace sx = shardexpr;
+
+/// In 16 bits where there is a choice, clipped and with a loss scale.
+template <class... P>
+using In16 =
+    sx::StrategyOf<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ClipNorm, sx::StaticLossScale, P...>;
+
 using Shardings =
     list<list<sx::FullShard>, list<sx::ShardGradOp>, list<sx::ShardOptimizer>, list<sx::NoShard>>;
 using HybridShardings = list<list<sx::HybridShard<2>>, list<sx::HybridShardGradOp<2>>,
