@@ -48,6 +48,24 @@ static_assert(same<ds::stage3_prefetch_bucket_size<9>, sx::PrefetchBucket<9>>);
 static_assert(same<ds::stage3_max_reuse_distance<9>, sx::ReuseWithin<9>>);
 static_assert(same<ds::gradient_clipping, sx::ClipNorm>);
 
+// Each place of the guide's table of offloading.
+static_assert(same<fsdp::offload_params<true>, sx::OffloadAll>);
+static_assert(same<fsdp::offload_params<false>, sx::OffloadNone>);
+static_assert(same<fsdp::CPUOffloadPolicy, sx::Offload<sx::OnHost, sx::OnHost>>);
+static_assert(same<ds::offload_param<ds::cpu>, sx::Offload<sx::OnHost, sx::OnDevice>>);
+static_assert(same<ds::offload_param<ds::nvme>, sx::Offload<sx::OnNvme, sx::OnDevice>>);
+static_assert(same<ds::offload_optimizer<ds::cpu>, sx::Offload<sx::OnDevice, sx::OnHost>>);
+static_assert(same<ds::offload_optimizer<ds::nvme>, sx::Offload<sx::OnDevice, sx::OnNvme>>);
+static_assert(same<ds::offload<ds::none, ds::none>, sx::OffloadNone>);
+static_assert(same<ds::offload<ds::cpu, ds::cpu>, fsdp::offload_params<true>>);
+static_assert(same<ds::offload<ds::nvme, ds::nvme>, sx::Offload<sx::OnNvme, sx::OnNvme>>);
+static_assert(same<ds::offload<ds::cpu, ds::nvme_by<1 << 16>>,
+                   sx::Offload<sx::OnHost, sx::OnNvmeBy<1 << 16>>>);
+static_assert(same<ds::offload_optimizer<ds::cpu_ratio<3, 10>>,
+                   sx::Offload<sx::OnDevice, sx::Partly<3, 10>>>);
+static_assert(same<sx::StrategyOf<ds::ZeroStage<3>, ds::offload<ds::cpu, ds::cpu>>,
+                   sx::StrategyOf<fsdp::FULL_SHARD, fsdp::offload_params<true>>>);
+
 // One strategy in three spellings.
 static_assert(
     same<sx::StrategyOf<fsdp::FULL_SHARD, fsdp::BACKWARD_PRE, fsdp::precision<sx::bf16, sx::bf16>>,

@@ -49,6 +49,24 @@ using stage3_prefetch_bucket_size = PrefetchBucket<N>;
 template <std::size_t N>
 using stage3_max_reuse_distance = ReuseWithin<N>;
 
+// What `device` says in the blocks offload_param and offload_optimizer.
+using none = OnDevice;
+using cpu = OnHost;
+using nvme = OnNvme;
+/// Of the optimizer: `nvme` with sub_group_size, a multiple of 32768.
+template <std::size_t SubGroupSize>
+using nvme_by = OnNvmeBy<SubGroupSize>;
+/// Of the optimizer: `cpu` with a ratio of Numerator/Denominator; theirs is of whole sub-groups.
+template <std::size_t Numerator, std::size_t Denominator>
+using cpu_ratio = Partly<Numerator, Denominator>;
+/// offload_optimizer alone, offload_param alone, and both blocks in one configuration.
+template <class Device>
+using offload_optimizer = Offload<none, Device>;
+template <class Device>
+using offload_param = Offload<Device, none>;
+template <class Param, class Optimizer>
+using offload = Offload<Param, Optimizer>;
+
 /// zero_quantized_weights, zero_quantized_gradients; theirs choose the size of a block by the
 /// tensor.
 using zero_quantized_weights = QuantizedWeights;

@@ -44,6 +44,12 @@ using NO_WRAP = WrapWhole;
 template <class... Unit>
 using activation_checkpointing = Recompute<Unit...>;
 
+/// fsdp_offload_params, FSDP's `CPUOffload(offload_params)`.
+template <bool On>
+using offload_params = std::conditional_t<On, OffloadAll, OffloadNone>;
+/// FSDP2's `offload_policy`.
+using CPUOffloadPolicy = OffloadAll;
+
 using no_sync = ReduceAtEnd;
 using sync_each_batch = ReduceEveryMicroBatch;
 
