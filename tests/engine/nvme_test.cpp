@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// State on a disk: in models whose flats are many chunks, and outside of plain steps. That every
+// legal strategy is right on a small model is in legal/on_nvme.cpp.
+#include <shardexpr/plan/places.hpp>
+#include <shardexpr/plan/swap_layout.hpp>
+
+#include <cstddef>
+#include <vector>
+
+#include "../support/frozen_toy.hpp"
+#include "../support/grouped_toy.hpp"
+#include "../support/offloaded.hpp"
+#include <doctest/doctest.h>
+
+namespace {
+
+template <class... Ps>
+using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
+using Mixed = sx::MixedPrecision<sx::bf16, sx::bf16>;
+template <class Parameters, class Optimizer>
+using In = sx::Offload<Parameters, Optimizer>;
+using sx::OnDevice;
+using sx::OnHost;
+using sx::OnNvme;
+using Chunks = sx::OnNvmeBy<32768>;
+
+// Chunks ------------------------------------------------------------------------------------------
+
+// Flats of 119,000 elements: three chunks and a rest, of one rank of two one and a rest.
+constexpr toy::Config large{.inputs = 61, .width = 345, .depth = 2, .rows = 2};
+
+template <class S>
+sx::detail::SwapLayout<S> file_of(const toy::Config& config, std::size_t world) {
+  const sx::Layout<toy::Autoencoder> layout{config, sx::mesh_shape<S>(world).shards,
+                                            sx::detail::grouping_of<S, toy::Autoencoder>()};
+  return sx::detail::SwapLayout<S>{sx::detail::kept_flats<S>(layout, false)};
+}
+TEST_CASE("chunks cover a flat, one behind the other, and the last is what is left") {
+  using S = Toy<In<OnDevice, Chunks>>::Strategy;
+  const auto file = file_of<S>(large, 1);
+  std::vector<std::size_t> counts;
+  for (const auto& chunk : file.chunks())
+    if (chunk.flat == 1) {
+      CHECK(chunk.first == counts.size() * 32768);
+      counts.push_back(chunk.count);
+    }
+  // 345 x 345 and 345 elements, each in blocks of 64: 1860 and 6.
+  CHECK(counts == std::vector<std::size_t>{32768, 32768, 32768, 1866 * 64 - 3 * 32768});
+}
+
+template <class Trainer>
+void check_run(const Outcome& plain, const Job& job) {
+  CAPTURE(job.world);
+  CAPTURE(job.micro_batches);
+  const Outcome outcome = train<Trainer>(job);
+  CHECK(outcome.losses == plain.losses);
+  CHECK(outcome.norms == plain.norms);
+  CHECK(outcome.weights == plain.weights);
+}
+TEST_CASE("flats of several chunks train to the bits of the device's state") {
+  for (const std::size_t world : {1, 2})
+    for (const std::size_t micro_batches : {1, 3}) {
+      const Job job{.world = world, .steps = 3, .micro_batches = micro_batches, .config = large};
+      const Outcome fp32 = train<Toy<>>(job);
+      check_run<Toy<In<OnDevice, Chunks>>>(fp32, job);
+      check_run<Toy<In<OnNvme, Chunks>>>(fp32, job);
+      const Outcome mixed = train<Toy<Mixed>>(job);
+      check_run<Toy<Mixed, In<OnHost, Chunks>>>(mixed, job);
+      check_run<Toy<Mixed, In<OnNvme, Chunks>, sx::WrapWhole>>(mixed, job);
+    }
+}
+
+// A control flow of one's own, frozen parameters, groups ------------------------------------------
+
+template <class Trainer>
+void check_story(const Story& plain, const Job& job) {
+  CAPTURE(job.world);
+  CAPTURE(job.micro_batches);
+  check_same(tell_story<Trainer>(job), plain);
+}
+TEST_CASE("all a program can do with a trainer gives the bits of the device's state") {
+  for (const std::size_t world : {1, 2})
+    for (const std::size_t micro_batches : {1, 2}) {
+      const Job job{.world = world,
+                    .micro_batches = micro_batches,
+                    .config = {.inputs = 61, .width = 211, .depth = 2, .rows = 2}};
+      const Story fp32 = tell_story<Toy<>>(job);
+      check_story<Toy<In<OnNvme, Chunks>>>(fp32, job);
+      check_story<Toy<In<OnHost, Chunks>, sx::PersistBelow<100>>>(fp32, job);
+      check_story<Toy<In<OnNvme, OnDevice>>>(fp32, job);
+      const Story mixed = tell_story<Toy<Mixed>>(job);
+      check_story<Toy<Mixed, In<OnNvme, Chunks>>>(mixed, job);
+      check_story<Toy<Mixed, In<OnNvme, sx::Partly<1, 3>>>>(mixed, job);
+    }
+}
+
+constexpr Job medium{.steps = 5, .config = {.inputs = 31, .width = 37, .depth = 2, .rows = 3}};
+
+TEST_CASE("frozen parameters lie on the disk too") {
+  using sx::Sharded;
+  const Outcome fp32 = train<Sharded<frozen_toy::Model>>(medium);
+  check_run<Sharded<frozen_toy::Model, In<OnNvme, Chunks>>>(fp32, medium);
+  const Outcome mixed = train<Sharded<frozen_toy::Model, Mixed>>(medium);
+  check_run<Sharded<frozen_toy::Model, Mixed, In<OnNvme, OnHost>>>(mixed, medium);
+}
+
+TEST_CASE("groups, stochastic rounding and a schedule reach every chunk") {
+  using Pure = sx::Precision<sx::bf16, sx::bf16, sx::bf16, sx::bf16>;
+  const auto change = [](auto& options) {
+    options.groups[1] = {2, 0};
+    options.groups[2] = {0.5f, 3};
+    options.optimizer.learning_rate = 0.01f;
+    options.schedule = sx::LearningRateSchedule::warmup_cosine(2, 6);
+  };
+  Job job = medium;
+  job.config.width = 259;  // flats of more than one chunk
+  using Plain = sx::Sharded<grouped_toy::Autoencoder, Pure, sx::RoundStochastic>;
+  const Outcome plain = train<Plain>(job, change);
+  CHECK(plain != train<Plain>(job));
+  using Disk = sx::Sharded<grouped_toy::Autoencoder, Pure, sx::RoundStochastic, In<OnHost, Chunks>>;
+  CHECK(train<Disk>(job, change) == plain);
+}
+
+TEST_CASE("what is not finite moves nothing on the disk either") {
+  using Disk = In<OnNvme, OnNvme>;
+  check_not_finite<Toy<>, Toy<Disk, sx::DynamicLossScale>, Toy<Disk>>();
+}
+
+}  // namespace
