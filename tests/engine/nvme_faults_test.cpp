@@ -6,6 +6,7 @@
 #include <shardexpr/plan/places.hpp>
 #include <shardexpr/plan/swap_layout.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -222,13 +223,16 @@ TEST_CASE("a bit that flips in the file is found before it is used, and named") 
   using Strategy = Trainer::Strategy;
   for_each_rank<Trainer>([&](std::size_t world, std::size_t rank) {
     const auto file = file_of<Strategy>(medium.config, world);
-    const sx::detail::SwapLayout<Strategy>::Regions regions = file.regions(1);  // of a mixer
+    const auto& chunk = *std::find_if(file.chunks().begin(), file.chunks().end(),
+                                      [](const auto& c) { return c.flat == 1; });  // of a mixer
+    const auto sections = file.sections(chunk.count);
+    const std::size_t moments = chunk.offset + sections.moments - file.begin(chunk);
     const struct {
       const char* what;
       std::size_t offset;
-    } places[] = {{"parameters", regions.parameters},
-                  {"moments", regions.moments},
-                  {"moments", regions.moments + regions.moment_stride}};
+    } places[] = {{"parameters", file.parameters(1)},
+                  {"optimizer state", moments},
+                  {"optimizer state", moments + sections.moment_stride}};
     for (const auto& place : places) {
       const std::string block = std::to_string(65536 + place.offset);
       const std::string error =

@@ -23,7 +23,7 @@ class SummonedGroup {
   static constexpr bool has_masters = computes_with_copy<typename S::precision>;
 
  public:
-  SummonedGroup(Core& core, std::size_t g) : core_{&core}, g_{g} {
+  SummonedGroup(Core& core, std::size_t g) : core_{&core}, g_{g}, drain_{core.timeline} {
     std::size_t count = 0;
     core.layout.for_each_flat(g,
                               [&](std::size_t, const FlatLayout& flat) { count += flat.padded; });
@@ -147,6 +147,7 @@ class SummonedGroup {
   Core* core_;
   std::size_t g_;
   typename Device::template Buffer<Storage> memory_;
+  Drain<typename Core::Timeline> drain_;  // an exception frees the memory behind what uses it
 };
 
 }  // namespace shardexpr::detail
