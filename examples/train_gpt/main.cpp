@@ -3,6 +3,7 @@
 // strategy is picked once, below, by name; from there on everything is known to the compiler.
 #include <shardexpr/shardexpr.hpp>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -43,7 +44,11 @@ sx::Plan plan_for(const Options& o) {
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);
   if (outputs > 0x1p50) check_fits("the job needs more than ", outputs, o.ranks);
   const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate);
-  check_fits("the job needs ", static_cast<double>(plan.device_peak_bytes), plan.world);
+  // A device's memory and its host's are both this machine's.
+  check_fits(
+      "the job needs ",
+      static_cast<double>(plan.device_peak_bytes) + static_cast<double>(plan.host_peak_bytes),
+      plan.world);
   return plan;
 }
 
@@ -80,6 +85,15 @@ const Entry& find(const std::string& name) {
   throw BadInput("--strategy '" + name + "' is not in this program; it has " + names);
 }
 
+/// What a rank holds at most, each place that it has.
+std::string peaks(const sx::Plan& plan) {
+  const auto human = [](std::size_t bytes) { return human_bytes(static_cast<double>(bytes)); };
+  std::string text = human(plan.device_peak_bytes) + " a rank (peak)";
+  if (plan.host_peak_bytes != 0) text += ", " + human(plan.host_peak_bytes) + " on its host (peak)";
+  if (plan.nvme_bytes != 0) text += ", " + human(plan.nvme_bytes) + " on a disk";
+  return text;
+}
+
 /// Whether two names are of one file, be it there already or not.
 bool same_file(const std::string& a, const std::string& b) {
   std::error_code error;
@@ -107,16 +121,33 @@ void run(const Options& o) {
   const double entropy = text.unigram_entropy();
   log.start(entry.name, plan, entropy);
   if (!o.quiet)
-    std::printf("%s\n%zu parameters, %zu rank%s, %s a rank (peak), unigram entropy %.4f\n",
-                entry.type.c_str(), plan.parameter_count, plan.world, plan.world == 1 ? "" : "s",
-                human_bytes(static_cast<double>(plan.device_peak_bytes)).c_str(), entropy);
+    std::printf("%s\n%zu parameters, %zu rank%s, %s, unigram entropy %.4f\n", entry.type.c_str(),
+                plan.parameter_count, plan.world, plan.world == 1 ? "" : "s", peaks(plan).c_str(),
+                entropy);
   const Result result =
       o.trace.empty() ? entry.train(o, text, log) : train_traced(entry.name, o, text, log, trace);
   std::printf("final loss %.4f, %s the text's unigram entropy of %.4f (nats a byte)\n", result.loss,
               result.loss < entropy ? "below" : "not below", entropy);
 }
 
-/// Every strategy, a few steps each: what the plan said and what the run did, in one table.
+/// Bytes that were planned, and those that a run had.
+using Pair = std::pair<std::size_t, std::size_t>;
+
+/// Prints a line of the table; returns whether all of it agrees.
+bool print_row(const char* name, const std::array<Pair, 3>& row) {
+  std::printf("%-18s", name);
+  bool agree = true;
+  for (const Pair& pair : row) {
+    std::printf("%12zu |%11zu", pair.first, pair.second);
+    agree = agree && pair.first == pair.second;
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+  return agree;
+}
+
+/// Every strategy, a few steps each: what the plan said and what the run did, in one table; what
+/// lies elsewhere than on the device in a second one, where anything does.
 /// Returns whether they agree.
 bool compare(const Options& o) {
   const Text text{o.data, o.context};
@@ -124,23 +155,25 @@ bool compare(const Options& o) {
   std::printf("%zu ranks, bytes a rank; planned | measured\n", o.ranks);
   std::printf("%-18s %25s %25s %25s\n", "strategy", "resident", "peak", "sent a step");
   bool agree = true;
+  std::vector<std::pair<const char*, std::array<Pair, 3>>> elsewhere;
   for (const Entry& entry : entries()) {
     const sx::Plan plan = entry.plan(o);
     Options quiet = o;
     quiet.quiet = true;
     Log none;
     const Measured measured = entry.train(quiet, text, none).measured;
-    std::printf("%-18s", entry.name);
-    for (const auto& [planned, seen] :
-         {std::pair{plan.device_resident_bytes, measured.resident_bytes},
-          std::pair{plan.device_peak_bytes, measured.peak_bytes},
-          std::pair{plan.sent_bytes, measured.sent_bytes_per_step}}) {
-      std::printf("%12zu |%11zu", planned, seen);
-      agree = agree && planned == seen;
-    }
-    std::printf("\n");
-    std::fflush(stdout);
+    agree = print_row(entry.name, {Pair{plan.device_resident_bytes, measured.resident_bytes},
+                                   Pair{plan.device_peak_bytes, measured.peak_bytes},
+                                   Pair{plan.sent_bytes, measured.sent_bytes_per_step}}) &&
+            agree;
+    const std::array<Pair, 3> places{Pair{plan.host_resident_bytes, measured.host_resident_bytes},
+                                     Pair{plan.host_peak_bytes, measured.host_peak_bytes},
+                                     Pair{plan.nvme_bytes, measured.nvme_bytes}};
+    if (places != std::array<Pair, 3>{}) elsewhere.emplace_back(entry.name, places);
   }
+  if (!elsewhere.empty())
+    std::printf("%-18s %25s %25s %25s\n", "strategy", "host, resident", "host, peak", "on a disk");
+  for (const auto& [name, places] : elsewhere) agree = print_row(name, places) && agree;
   std::printf(agree ? "the plan equals the run to the byte\n"
                     : "the plan does not equal the run: please report this\n");
   return agree;

@@ -17,7 +17,7 @@ struct BadInput : std::runtime_error {
 };
 
 struct Options {
-  std::string data, log, trace, strategy, lr_schedule = "constant";
+  std::string data, log, trace, nvme, strategy, lr_schedule = "constant";
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
               accumulate = 1, warmup = 0;
   float lr = 1e-3f;
@@ -47,6 +47,7 @@ inline constexpr std::string_view usage =
     "  --weight-decay X  of the optimizer (its default)\n"
     "  --clip X          most that the gradients' norm, or each gradient, may be (no limit)\n"
     "  --loss-scale X    of a strategy that has one: the scale, or the first (65536)\n"
+    "  --nvme DIR        of a strategy with state on a disk: a folder there, of this run alone\n"
     "  --seed N          of the initial weights and the order of the data (1)\n"
     "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
     "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n"
@@ -94,6 +95,8 @@ inline Options parse_options(int argc, char** argv) {
       o.log = value();
     else if (name == "--trace")
       o.trace = value();
+    else if (name == "--nvme")
+      o.nvme = value();
     else if (name == "--strategy")
       o.strategy = value();
     else if (name == "--ranks")

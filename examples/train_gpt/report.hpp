@@ -41,9 +41,12 @@ inline double machine_bytes() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
 }
 
-/// What a run held and sent on rank 0, by the device's account and the communicator's count.
+/// What a run held and sent on rank 0, by the accounts of device and host, by the file's size and
+/// by the communicator's count.
 struct Measured {
-  std::size_t resident_bytes = 0, peak_bytes = 0, sent_bytes_per_step = 0;
+  std::size_t resident_bytes = 0, peak_bytes = 0;  // on the device
+  std::size_t host_resident_bytes = 0, host_peak_bytes = 0, nvme_bytes = 0;
+  std::size_t sent_bytes_per_step = 0;
 };
 
 inline std::size_t resident_bytes(const shardexpr::MemoryAccount& account) {
@@ -77,11 +80,23 @@ class Log {
           field("resharded_bytes", plan.resharded_bytes) +
           field("full_gradients_bytes", plan.full_gradients_bytes) +
           field("activations_bytes", plan.activations_bytes) +
-          field("other_bytes", plan.other_bytes) + field("sent_bytes", plan.sent_bytes) +
+          field("transfers_bytes", plan.transfers_bytes) + field("other_bytes", plan.other_bytes) +
+          field("host_resident_bytes", plan.host_resident_bytes) +
+          field("host_peak_bytes", plan.host_peak_bytes) +
+          field("host_parameters_bytes", plan.host_parameters_bytes) +
+          field("host_gradients_bytes", plan.host_gradients_bytes) +
+          field("host_optimizer_bytes", plan.host_optimizer_bytes) +
+          field("host_transfers_bytes", plan.host_transfers_bytes) +
+          field("host_other_bytes", plan.host_other_bytes) + field("nvme_bytes", plan.nvme_bytes) +
+          field("sent_bytes", plan.sent_bytes) +
           field("all_gather_sent_bytes", plan.all_gather_sent_bytes) +
           field("reduce_scatter_sent_bytes", plan.reduce_scatter_sent_bytes) +
           field("all_reduce_sent_bytes", plan.all_reduce_sent_bytes) +
-          field("all_to_all_sent_bytes", plan.all_to_all_sent_bytes) + "}" +
+          field("all_to_all_sent_bytes", plan.all_to_all_sent_bytes) +
+          field("to_device_bytes", plan.to_device_bytes) +
+          field("to_host_bytes", plan.to_host_bytes) +
+          field("nvme_read_bytes", plan.nvme_read_bytes) +
+          field("nvme_written_bytes", plan.nvme_written_bytes) + "}" +
           field("unigram_entropy", unigram_entropy) + "}");
   }
   void step(std::size_t step, const shardexpr::StepResult& result, float learning_rate,
@@ -94,9 +109,11 @@ class Log {
           field("skipped", std::size_t{result.is_skipped}) + "}");
   }
   void end(double loss, const Measured& measured) {
-    write("{\"event\":\"end\"" + field("loss", loss) +
-          ",\"resident_bytes\":{\"device\":" + std::to_string(measured.resident_bytes) +
-          "},\"peak_bytes\":{\"device\":" + std::to_string(measured.peak_bytes) + "}}");
+    write("{\"event\":\"end\"" + field("loss", loss) + ",\"resident_bytes\":{\"device\":" +
+          std::to_string(measured.resident_bytes) + field("host", measured.host_resident_bytes) +
+          "},\"peak_bytes\":{\"device\":" + std::to_string(measured.peak_bytes) +
+          field("host", measured.host_peak_bytes) + "}" + field("nvme_bytes", measured.nvme_bytes) +
+          "}");
   }
 
  private:

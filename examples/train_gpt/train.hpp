@@ -4,12 +4,16 @@
 #include <shardexpr/shardexpr.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <filesystem>
 #include <limits>
 #include <span>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -17,6 +21,7 @@
 #include "options.hpp"
 #include "report.hpp"
 #include "text.hpp"
+#include <unistd.h>
 
 namespace sx = shardexpr;
 
@@ -71,6 +76,18 @@ inline sx::LearningRateSchedule schedule_of(const Options& o) {
   return sx::LearningRateSchedule::warmup(o.warmup);
 }
 
+/// Errors:  BadInput for a folder that a rank could not make its file in.
+inline void check_nvme(const std::string& folder) {
+  if (folder.empty())
+    throw BadInput("no --nvme; name a folder on the disk where a strategy keeps state");
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error))
+    throw BadInput("--nvme " + folder + " is not a folder; make it first");
+  if (access(folder.c_str(), W_OK | X_OK) != 0)
+    throw BadInput("--nvme " + folder + " cannot be written to: " + std::strerror(errno) +
+                   "; name another folder");
+}
+
 /// What the command line says of the values that the strategy's policies take.
 /// Errors:  BadInput for a value that no policy of the strategy takes; ConfigError for one out of
 ///          its range.
@@ -99,6 +116,12 @@ typename Trainer::Options trainer_options(const Options& o) {
   else if (o.loss_scale)
     throw BadInput(
         "--loss-scale: the strategy has none; give it StaticLossScale or DynamicLossScale");
+  if constexpr (requires { options.nvme.directory; }) {
+    check_nvme(o.nvme);
+    options.nvme.directory = o.nvme;
+  } else if (!o.nvme.empty() && !o.compare) {
+    throw BadInput("--nvme: the strategy keeps nothing on a disk; leave it out");
+  }
   Trainer::check(options);
   return options;
 }
@@ -149,7 +172,15 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       const std::size_t sent = trainer.traffic().total() - sent_before;
       log.step(step, result, rate, tokens_per_s, sent);
       progress.step(step, result.loss, tokens_per_s);
-      out = {result.loss, {resident_bytes(device.account()), device.account().peak_bytes(), sent}};
+      out.loss = result.loss;
+      out.measured = {.resident_bytes = resident_bytes(device.account()),
+                      .peak_bytes = device.account().peak_bytes(),
+                      .nvme_bytes = trainer.nvme_bytes(),
+                      .sent_bytes_per_step = sent};
+      if constexpr (sx::HasHost<DeviceOf<Trainer>>) {
+        out.measured.host_resident_bytes = resident_bytes(device.host().account());
+        out.measured.host_peak_bytes = device.host().account().peak_bytes();
+      }
     }
   });
   log.end(out.loss, out.measured);

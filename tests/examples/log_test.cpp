@@ -11,11 +11,24 @@
 
 namespace {
 
-std::vector<std::string> strategies() {
-  std::vector<std::string> names;
-  for (const std::string& line : lines_of(run({TRAIN_GPT, "--list"}).out))
-    names.push_back(line.substr(0, line.find(' ')));
-  return names;
+/// One line of --compare's tables: its name, and that each number has its twin; returns the
+/// numbers.
+std::vector<std::size_t> check_row(const std::string& line, const std::string& wanted) {
+  CAPTURE(line);
+  std::istringstream words{line};
+  std::string name, bar;
+  words >> name;
+  CHECK(name == wanted);
+  std::vector<std::size_t> numbers;
+  for (int pair = 0; pair < 3; ++pair) {
+    std::size_t planned = 1, measured = 2;
+    words >> planned >> bar >> measured;
+    CHECK(bar == "|");
+    CHECK(planned == measured);
+    numbers.push_back(planned);
+  }
+  CHECK_FALSE((words >> bar));
+  return numbers;
 }
 
 }  // namespace
@@ -64,14 +77,15 @@ TEST_CASE("the parser of this test is strict") {
 }
 
 TEST_CASE("the log: events, fields, and the plan's numbers") {
-  for (const std::string& strategy : strategies())
+  for (const Listed& strategy : strategies())
     for (const std::size_t ranks : {1, 2, 3}) {
-      CAPTURE(strategy);
+      CAPTURE(strategy.name);
       CAPTURE(ranks);
       const std::size_t steps = 4;
       const std::string path = scratch() / "log.jsonl";
-      const Ended ended = train({"--strategy", strategy, "--ranks", std::to_string(ranks),
-                                 "--steps", std::to_string(steps), "--log", path});
+      const Ended ended =
+          train(strategy.options() + Words{"--ranks", std::to_string(ranks), "--steps",
+                                           std::to_string(steps), "--log", path});
       REQUIRE(ended.status == 0);
       const std::string log = read_file(path);
       REQUIRE(log.ends_with('\n'));
@@ -81,7 +95,7 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
       const Json start = Json::parse(lines.front());
       CHECK(start.names() == "event strategy world parameters plan unigram_entropy");
       CHECK(start["event"].string() == "start");
-      CHECK(start["strategy"].string() == strategy);
+      CHECK(start["strategy"].string() == strategy.name);
       CHECK(start["world"].count() == ranks);
       // Embeddings 256 and 16 rows, one block, the last norm: the head is tied.
       CHECK(start["parameters"].count() == (256 + 16) * 16 + 12 * 16 * 16 + 13 * 16 + 2 * 16);
@@ -97,7 +111,20 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
       CHECK(plan["device_peak_bytes"].count() ==
             plan["device_resident_bytes"].count() + plan["gathered_bytes"].count() +
                 plan["resharded_bytes"].count() + plan["full_gradients_bytes"].count() +
-                plan["activations_bytes"].count() + plan["other_bytes"].count());
+                plan["activations_bytes"].count() + plan["transfers_bytes"].count() +
+                plan["other_bytes"].count());
+      CHECK(plan["host_resident_bytes"].count() == plan["host_parameters_bytes"].count() +
+                                                       plan["host_gradients_bytes"].count() +
+                                                       plan["host_optimizer_bytes"].count());
+      CHECK(plan["host_peak_bytes"].count() == plan["host_resident_bytes"].count() +
+                                                   plan["host_transfers_bytes"].count() +
+                                                   plan["host_other_bytes"].count());
+      const bool is_offloaded = strategy.type.find("Offload<") != std::string::npos;
+      for (const char* name : {"transfers_bytes", "host_peak_bytes",
+                               "to_device_bytes", "to_host_bytes"})
+        CHECK((plan[name].count() != 0) == is_offloaded);
+      for (const char* name : {"nvme_bytes", "nvme_read_bytes", "nvme_written_bytes"})
+        CHECK((plan[name].count() != 0) == strategy.is_on_disk());
       CHECK(plan["sent_bytes"].count() ==
             plan["all_gather_sent_bytes"].count() + plan["reduce_scatter_sent_bytes"].count() +
                 plan["all_reduce_sent_bytes"].count() + plan["all_to_all_sent_bytes"].count());
@@ -121,13 +148,23 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
       }
 
       const Json end = Json::parse(lines.back());
-      CHECK(end.names() == "event loss resident_bytes peak_bytes");
+      CHECK(end.names() == "event loss resident_bytes peak_bytes nvme_bytes");
       CHECK(end["event"].string() == "end");
       CHECK(end["loss"].real() == loss);
-      CHECK(end["resident_bytes"].names() == "device");
-      CHECK(end["peak_bytes"].names() == "device");
+      CHECK(end["resident_bytes"].names() == "device host");
+      CHECK(end["peak_bytes"].names() == "device host");
       CHECK(end["resident_bytes"]["device"].count() == plan["device_resident_bytes"].count());
       CHECK(end["peak_bytes"]["device"].count() == plan["device_peak_bytes"].count());
+      CHECK(end["resident_bytes"]["host"].count() == plan["host_resident_bytes"].count());
+      CHECK(end["peak_bytes"]["host"].count() == plan["host_peak_bytes"].count());
+      CHECK(end["nvme_bytes"].count() == plan["nvme_bytes"].count());
+
+      // What is printed first names each place that holds something.
+      const std::string second = lines_of(ended.out).at(1);
+      CAPTURE(second);
+      CHECK(second.find(" a rank (peak), ") != std::string::npos);
+      CHECK((second.find(" on its host (peak), ") != std::string::npos) == is_offloaded);
+      CHECK((second.find(" on a disk, ") != std::string::npos) == strategy.is_on_disk());
 
       // What is printed is what is logged.
       char last[40];
@@ -144,25 +181,26 @@ TEST_CASE("a new run replaces the log") {
 
 TEST_CASE("--compare: each strategy in a line, planned equal to measured") {
   for (const char* ranks : {"1", "3"}) {
-    const Ended ended = train({"--compare", "--ranks", ranks});
+    const Ended ended = train(Words{"--compare", "--ranks", ranks} + nvme());
     CHECK(ended.status == 0);
-    CHECK(ended.err == "");
-    const std::vector<std::string> names = strategies(), lines = lines_of(ended.out);
-    REQUIRE(lines.size() == names.size() + 3);
+    CHECK(without_notices(ended.err) == "");
+    const std::vector<Listed> all = strategies();
+    const std::vector<std::string> lines = lines_of(ended.out);
+    std::vector<Listed> offloaded;
+    for (const Listed& strategy : all)
+      if (strategy.type.find("Offload<") != std::string::npos) offloaded.push_back(strategy);
+    const std::size_t second = 2 + all.size(), more = offloaded.empty() ? 0 : 1 + offloaded.size();
+    REQUIRE(lines.size() == second + more + 1);
     CHECK(lines[0].starts_with(ranks));
     CHECK(lines.back() == "the plan equals the run to the byte");
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      CAPTURE(lines[i + 2]);
-      std::istringstream words{lines[i + 2]};
-      std::string name, bar;
-      words >> name;
-      CHECK(name == names[i]);
-      for (int pair = 0; pair < 3; ++pair) {
-        std::size_t planned = 1, measured = 2;
-        words >> planned >> bar >> measured;
-        CHECK(bar == "|");
-        CHECK(planned == measured);
-      }
+    for (std::size_t i = 0; i < all.size(); ++i) check_row(lines[i + 2], all[i].name);
+    // What lies elsewhere than on the device, of the strategies that have such.
+    if (more != 0) CHECK(lines[second].starts_with("strategy "));
+    for (std::size_t i = 0; i < offloaded.size(); ++i) {
+      const auto numbers = check_row(lines[second + 1 + i], offloaded[i].name);
+      CHECK(numbers[0] <= numbers[1]);
+      CHECK(numbers[1] > 0);
+      CHECK((numbers[2] > 0) == offloaded[i].is_on_disk());
     }
   }
 }

@@ -124,8 +124,9 @@ TEST_CASE("options") {
   check_refuses({"--compare"}, "--compare writes no log; leave out --log");
   check_refused(tiny() + Words{"--data", text_file(), "--compare", "--strategy", "full_shard"},
                 "--compare runs every strategy; leave out --strategy");
-  for (const char* name : {"--data", "--ranks", "--steps", "--layers", "--heads", "--embed",
-                           "--context", "--batch", "--lr", "--seed", "--log", "--strategy"})
+  for (const char* name :
+       {"--data", "--ranks", "--steps", "--layers", "--heads", "--embed", "--context", "--batch",
+        "--lr", "--seed", "--log", "--strategy", "--nvme"})
     check_refuses({name}, std::string(name) + " takes a value; see --help");
   // One line, even where the name that it quotes has two.
   check_refuses({"--data", "two\nlines"}, "--data two?lines cannot be read");
@@ -146,6 +147,70 @@ TEST_CASE("values that a policy takes, and those that none of the strategy's tak
   for (const char* name :
        {"--clip", "--weight-decay", "--loss-scale", "--lr-schedule", "--lr-least", "--warmup"})
     check_refuses({name}, std::string(name) + " takes a value; see --help");
+}
+
+TEST_CASE("--nvme: a folder for the strategies that keep state on a disk, and for no other") {
+  const std::string folder = nvme().back();
+  const auto is_empty = [&] { return std::filesystem::is_empty(folder); };
+  check_refuses({"--nvme", ""}, "--nvme takes a value; see --help");
+  std::size_t on_disk = 0;
+  for (const Listed& strategy : strategies()) {
+    CAPTURE(strategy.name);
+    const Words named{"--strategy", strategy.name};
+    if (!strategy.is_on_disk()) {
+      check_refuses(named + nvme(), "--nvme: the strategy keeps nothing on a disk; leave it out");
+      continue;
+    }
+    ++on_disk;
+    check_refuses(named, "no --nvme; name a folder on the disk");
+    check_refuses(named + Words{"--nvme", scratch() / "missing"}, "is not a folder; make it first");
+    check_refuses(named + Words{"--nvme", text_file()}, "is not a folder; make it first");
+    CHECK(train(named + nvme()).status == 0);
+    CHECK(is_empty());
+    // A relative name, and a run that fails: nothing stays behind.
+    const std::string relative = std::filesystem::relative(folder).string();
+    CHECK(train(named + Words{"--nvme", relative}).status == 0);
+    CHECK(train(named + nvme() + Words{"--lr", "1e30", "--steps", "50"}).status == 1);
+    CHECK(is_empty());
+    // A file of others is left as it is.
+    const std::string foreign = make_file("nvme/shardexpr-rank-1.swap", untouched);
+    const Ended ended = train(named + nvme());
+    CHECK(ended.status == 1);
+    CHECK(ended.err.find("exists and is no file of this library") != std::string::npos);
+    CHECK(read_file(foreign) == untouched);
+    std::filesystem::remove(foreign);
+    CHECK(is_empty());
+  }
+  // --compare wants it where any strategy does.
+  const Words compare = tiny() + Words{"--data", text_file(), "--compare"};
+  if (on_disk != 0)
+    check_refused(compare, "no --nvme; name a folder on the disk");
+  else
+    CHECK(run(compare).status == 0);
+  CHECK(run(compare + nvme()).status == 0);
+  CHECK(is_empty());
+}
+
+TEST_CASE("--nvme that may not be written to" * doctest::skip(geteuid() == 0)) {
+  for (const Listed& strategy : strategies()) {
+    if (!strategy.is_on_disk()) continue;
+    const std::string folder = scratch() / "read_only";
+    std::filesystem::create_directory(folder);
+    REQUIRE(chmod(folder.c_str(), 0500) == 0);
+    check_refuses({"--strategy", strategy.name, "--nvme", folder}, "cannot be written to: Perm");
+  }
+}
+
+TEST_CASE("what lies on the host counts as this machine's memory") {
+  for (const Listed& strategy : strategies())
+    if (strategy.type.find("Offload<OnHost, OnHost>") != std::string::npos)
+      // 8 TiB on the host, some 2 GiB on the device. A program that began it would stop at the
+      // limit.
+      check_refused(Words{"sh", "-c", "ulimit -v 8000000; exec \"$@\"", "sh"} + tiny() +
+                        strategy.options() +
+                        Words{"--data", text_file(), "--layers", "10000", "--embed", "2048",
+                              "--heads", "1", "--context", "1", "--batch", "1", "--ranks", "1"},
+                    "the job needs ");
 }
 
 TEST_CASE("a job too big for memory: refused with numbers, before allocating") {
@@ -199,10 +264,12 @@ TEST_CASE("a log that fills up on the way ends the run, all ranks of it") {
 
 TEST_CASE("a full disk behind standard output is an error") {
   if (!std::filesystem::exists("/dev/full")) return;
-  for (const Words& options : {Words{}, Words{"--list"}, Words{"--help"}, Words{"--compare"}}) {
+  for (const Words& options :
+       {Words{}, Words{"--list"}, Words{"--help"}, Words{"--compare"} + nvme()}) {
     const Ended ended = run(tiny() + Words{"--data", text_file()} + options, "/dev/full");
     CHECK(ended.status == 1);
-    CHECK(ended.err == "train_gpt: the output cannot be written: No space left on device\n");
+    CHECK(without_notices(ended.err) ==
+          "train_gpt: the output cannot be written: No space left on device\n");
   }
 }
 
@@ -211,10 +278,10 @@ TEST_CASE("--help names every option") {
   CHECK(ended.status == 0);
   CHECK(ended.err == "");
   for (const char* name :
-       {"--data",         "--ranks",      "--steps",       "--layers",   "--heads",   "--embed",
-        "--context",      "--batch",      "--lr",          "--seed",     "--log",     "--trace",
-        "--quiet",        "--help",       "--list",        "--strategy", "--compare", "--clip",
-        "--weight-decay", "--loss-scale", "--lr-schedule", "--lr-least", "--warmup"}) {
+       {"--nvme",  "--data",         "--ranks",      "--steps",       "--layers",   "--heads",
+        "--embed", "--context",      "--batch",      "--lr",          "--seed",     "--log",
+        "--trace", "--quiet",        "--help",       "--list",        "--strategy", "--compare",
+        "--clip",  "--weight-decay", "--loss-scale", "--lr-schedule", "--lr-least", "--warmup"}) {
     CAPTURE(name);
     CHECK(ended.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   }
@@ -237,7 +304,7 @@ TEST_CASE("--list: each name with its type") {
       CHECK(type ==
             "Sharded<Gpt, FullShard, ClipNorm, AdamW, FullPrecision, On<Cpu>, Over<Threads>>");
     // The name picks the strategy, whose type the run prints.
-    const Ended ran = train({"--strategy", line.substr(0, space)});
+    const Ended ran = train(Listed{line.substr(0, space), type}.options());
     CHECK(ran.status == 0);
     CHECK(lines_of(ran.out).at(0) == type);
   }

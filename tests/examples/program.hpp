@@ -134,3 +134,35 @@ inline const std::string& text_file() {
 inline Ended train(const Words& options) {
   return run(tiny() + Words{"--data", text_file()} + options);
 }
+
+/// --nvme and a folder, which is made.
+inline Words nvme() {
+  const std::string folder = scratch() / "nvme";
+  std::filesystem::create_directory(folder);
+  return {"--nvme", folder};
+}
+
+/// A strategy of the program, by --list.
+struct Listed {
+  std::string name, type;
+  bool is_on_disk() const { return type.find("OnNvme") != std::string::npos; }
+  /// The options that choose it.
+  Words options() const { return Words{"--strategy", name} + (is_on_disk() ? nvme() : Words{}); }
+};
+
+inline std::vector<Listed> strategies() {
+  std::vector<Listed> all;
+  for (const std::string& line : lines_of(run({TRAIN_GPT, "--list"}).out)) {
+    const std::size_t space = line.find(' ');
+    all.push_back({line.substr(0, space), line.substr(line.find_first_not_of(' ', space))});
+  }
+  return all;
+}
+
+/// Standard error without the library's notices: a folder's file system may lack O_DIRECT.
+inline std::string without_notices(const std::string& err) {
+  std::string rest;
+  for (const std::string& line : lines_of(err))
+    if (!line.starts_with("shardexpr: ")) rest += line + '\n';
+  return rest;
+}

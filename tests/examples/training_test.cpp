@@ -30,14 +30,14 @@ std::string curve(const Words& options) {
   return all;
 }
 
-/// Those of the four shardings that this program has, with the defaults on the other axes.
-std::vector<std::string> shardings() {
-  std::vector<std::string> names;
-  for (const std::string& line : lines_of(run({TRAIN_GPT, "--list"}).out))
-    if (line.find("Shard") != std::string::npos &&
-        line.ends_with(", AdamW, FullPrecision, On<Cpu>, Over<Threads>>"))
-      names.push_back(line.substr(0, line.find(' ')));
-  return names;
+/// Those of this program that move state and leave arithmetic alone: shardings and offload in fp32.
+std::vector<Listed> shardings() {
+  std::vector<Listed> all;
+  for (const Listed& strategy : strategies())
+    if (strategy.type.find("Shard") != std::string::npos &&
+        strategy.type.ends_with(", AdamW, FullPrecision, On<Cpu>, Over<Threads>>"))
+      all.push_back(strategy);
+  return all;
 }
 
 double entropy(const std::string& bytes) {
@@ -164,16 +164,27 @@ TEST_CASE("the seed chooses the data") {
   CHECK(order("8") != first);
 }
 
+TEST_CASE("offload_all trains as mixed_bf16 does, to the last bit") {
+  Words plain, offloaded;
+  for (const Listed& strategy : strategies()) {
+    if (strategy.name == "mixed_bf16") plain = strategy.options();
+    if (strategy.name == "offload_all") offloaded = strategy.options();
+  }
+  if (plain.empty() || offloaded.empty()) return;
+  for (const char* ranks : {"1", "3"})
+    CHECK(curve(Words{"--ranks", ranks} + offloaded) == curve(Words{"--ranks", ranks} + plain));
+}
+
 TEST_CASE("every sharding trains the same, to the last bit") {
-  const std::vector<std::string> names = shardings();
-  REQUIRE(!names.empty());
+  const std::vector<Listed> all = shardings();
+  REQUIRE(!all.empty());
   std::vector<std::string> curves;
   for (const char* ranks : {"1", "2", "3"}) {
-    const std::string first = curve({"--ranks", ranks, "--strategy", names[0]});
-    for (const std::string& name : names) {
-      CAPTURE(name);
+    const std::string first = curve(Words{"--ranks", ranks} + all[0].options());
+    for (const Listed& strategy : all) {
+      CAPTURE(strategy.name);
       CAPTURE(ranks);
-      CHECK(curve({"--ranks", ranks, "--strategy", name}) == first);
+      CHECK(curve(Words{"--ranks", ranks} + strategy.options()) == first);
     }
     for (const std::string& other : curves) CHECK(other != first);  // more ranks, more data
     curves.push_back(first);
