@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "../support/allocations.hpp"
+#include "../support/offloaded.hpp"
 #include "../support/train.hpp"
 #include <doctest/doctest.h>
 
@@ -22,20 +23,26 @@ TEST_CASE_TEMPLATE("a step allocates nothing after the first", Strategy, Toy<sx:
                    Toy<sx::HybridShard<2>, sx::ForwardPrefetch<2>>,
                    Toy<sx::ReshardTo<2>, sx::PersistBelow<8>, sx::BackwardPost>,
                    Toy<sx::WrapBySize<60>, sx::Recompute<>, sx::ReduceAtEnd>,
-                   Toy<sx::ReuseWithin<60>, sx::PrefetchBucket<112>>) {
+                   Toy<sx::ReuseWithin<60>, sx::PrefetchBucket<112>>, Toy<sx::OffloadAll>,
+                   Toy<sx::Offload<sx::OnHost, sx::Partly<1, 2>>>,
+                   Toy<sx::Offload<sx::OnNvme, sx::OnNvme>>) {
+  const Scratch scratch;
   for (const sx::Execution execution : {sx::Execution::immediate, sx::Execution::asynchronous})
     sx::launch(4, [&](sx::Threads& comm) {
       sx::Cpu device{execution};
       typename Strategy::Trainer::Options options;
       options.micro_batches = 2;
+      put_on_disk(options, scratch.path());
       typename Strategy::Trainer trainer{device, comm, toy::Config{}, options};
       std::vector<float> x(20);
       const std::vector<toy::Batch> batches(2, toy::Batch{x.data()});
       sx::Cpu::Stream stream;
       const sx::Context<sx::Cpu> context{device, stream};
+      const sx::MemoryAccount& host = device.host().account();  // made by the first call
       (void)trainer.step(batches);
       comm.barrier(context);
-      const std::size_t before = allocations.load(), charged = device.account().allocation_count();
+      const std::size_t before = allocations.load(), charged = device.account().allocation_count(),
+                        charged_host = host.allocation_count();
       comm.barrier(context);
       for (int s = 0; s < 5; ++s) (void)trainer.step(batches);
       comm.barrier(context);
@@ -43,6 +50,7 @@ TEST_CASE_TEMPLATE("a step allocates nothing after the first", Strategy, Toy<sx:
       comm.barrier(context);
       CHECK(after == before);
       CHECK(device.account().allocation_count() == charged);
+      CHECK(host.allocation_count() == charged_host);
     });
   // The counter counts: otherwise the test above says nothing.
   const std::size_t before = allocations.load();
