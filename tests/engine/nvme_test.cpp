@@ -94,6 +94,20 @@ TEST_CASE("all a program can do with a trainer gives the bits of the device's st
     }
 }
 
+TEST_CASE("copies of the model likewise, and nothing is a race") {
+  for (const std::size_t micro_batches : {1, 2}) {
+    Job job{.world = 4,
+            .micro_batches = micro_batches,
+            .config = {.inputs = 61, .width = 311, .depth = 2, .rows = 2}};
+    check_story<Toy<sx::HybridShard<2>, In<OnDevice, Chunks>>>(
+        tell_story<Toy<sx::HybridShard<2>>>(job), job);
+    job.world = 2;
+    job.execution = sx::Execution::asynchronous;
+    using Checked = sx::On<sx::Checked<sx::Cpu>>;
+    check_story<Toy<Checked, In<OnNvme, Chunks>>>(tell_story<Toy<>>(job), job);
+  }
+}
+
 constexpr Job medium{.steps = 5, .config = {.inputs = 31, .width = 37, .depth = 2, .rows = 3}};
 
 TEST_CASE("frozen parameters lie on the disk too") {

@@ -97,6 +97,27 @@ TEST_CASE("with copies in bf16 likewise") {
   });
 }
 
+TEST_CASE("copies of the model likewise, whose gradients go up once more to be averaged") {
+  for (const std::size_t micro_batches : {1, 2}) {
+    const Job job{.world = 4, .micro_batches = micro_batches, .config = wide};
+    const Story plain = tell_story<Toy<sx::HybridShard<2>>>(job);
+    check_story<Toy<sx::HybridShard<2>, sx::OffloadAll>>(plain, job);
+    check_story<Toy<sx::HybridShard<2>, In<OnDevice, sx::Partly<2, 5>>>>(plain, job);
+  }
+}
+TEST_CASE("nothing of it is a race") {
+  using Checked = sx::On<sx::Checked<sx::Cpu>>;
+  for (const std::size_t micro_batches : {1, 2}) {
+    const Job job{.world = 2,
+                  .micro_batches = micro_batches,
+                  .config = {.inputs = 13, .width = 17, .depth = 2, .rows = 3},
+                  .execution = sx::Execution::asynchronous};
+    check_story<Toy<Checked, sx::OffloadAll>>(tell_story<Toy<>>(job), job);
+    check_story<Toy<Checked, Mixed, In<OnHost, sx::Partly<2, 5>>>>(tell_story<Toy<Mixed>>(job),
+                                                                   job);
+  }
+}
+
 // Frozen parameters, groups, rounding, schedules --------------------------------------------------
 
 template <class... Ps>

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/comm/threads.hpp>
+#include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
 
 #include <cstddef>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "check_plan.hpp"
@@ -20,7 +22,17 @@
 struct Job {
   std::size_t world = 2, steps = 4, micro_batches = 1;
   toy::Config config{};
+  shardexpr::Execution execution = shardexpr::Execution::immediate;
 };
+
+/// A rank's device, of those that check too.
+template <class Device>
+Device device_of(std::size_t rank, shardexpr::Execution execution) {
+  if constexpr (std::is_constructible_v<Device, shardexpr::CheckOptions, shardexpr::Execution>)
+    return Device{shardexpr::CheckOptions{rank + 1, {}}, execution};
+  else
+    return Device{execution};
+}
 
 /// Gives options a directory, if they want one.
 template <class Options>
@@ -37,7 +49,7 @@ template <class Trainer, class Change, class Body>
 void on_ranks(const Job& job, Change change, Body body) {
   const Scratch scratch;
   shardexpr::launch(job.world, [&](shardexpr::Threads& comm) {
-    typename Trainer::Device device;
+    auto device = device_of<typename Trainer::Device>(comm.rank(), job.execution);
     typename Trainer::Options options;
     options.micro_batches = job.micro_batches;
     put_on_disk(options, scratch.path());
@@ -110,20 +122,23 @@ struct Story {
   std::vector<float> written;
 };
 
-/// A gradient by a formula, one that a 16-bit dtype holds, added to what there is.
-template <class G>
-void add_formula(const shardexpr::Tensor<G>& gradient, std::size_t salt) {
-  for (std::size_t i = 0; i < gradient.count(); ++i)
-    gradient[i] = static_cast<G>(static_cast<float>(gradient[i]) +
-                                 static_cast<float>((i * 5 + salt * 3) % 17) / 16.0f - 0.5f);
+/// A gradient by a formula, one that a 16-bit dtype holds, added to what there is, where a loop of
+/// one's own enqueues its work.
+template <class D, class G>
+void add_formula(const shardexpr::Context<D>& on, shardexpr::Tensor<G> gradient, std::size_t salt) {
+  on.run(shardexpr::reads(gradient), shardexpr::writes(gradient), [=] {
+    for (std::size_t i = 0; i < gradient.count(); ++i)
+      gradient[i] = static_cast<G>(static_cast<float>(gradient[i]) +
+                                   static_cast<float>((i * 5 + salt * 3) % 17) / 16.0f - 0.5f);
+  });
 }
 /// Opens and reduces the gradients of every unit, in backward order.
 template <class Trainer>
 void reduce_formulas(Trainer& trainer, std::size_t depth, std::size_t salt) {
   const auto reduce = [&]<class Unit>(std::size_t i, Unit) {
     auto dw = trainer.template open_gradients<Unit>(i);
-    add_formula(dw->weight, salt + i);
-    add_formula(dw->bias, salt + i + 1);
+    add_formula(trainer.context(), dw->weight, salt + i);
+    add_formula(trainer.context(), dw->bias, salt + i + 1);
     dw.reduce();
   };
   reduce(0, toy::Decoder{});
@@ -154,10 +169,13 @@ Story tell_story(const Job& job) {
     step();
     const auto show = [&]<class Unit>(std::size_t i, Unit) {
       auto w = trainer.template gather<Unit>(i);
-      if (rank != 0) return;
+      const auto on = trainer.context();
       for (const auto& value : {w->weight, w->bias})
-        for (std::size_t k = 0; k < value.count(); ++k)
-          story.gathered.push_back(static_cast<float>(value[k]));
+        on.run(shardexpr::reads(value), shardexpr::writes(), [=, to = &story.gathered] {
+          for (std::size_t k = 0; rank == 0 && k < value.count(); ++k)
+            to->push_back(static_cast<float>(value[k]));
+        });
+      on.device.synchronize(on.stream);
     };
     show(0, toy::Encoder{});
     for (std::size_t i = 0; i < depth; ++i) show(i, toy::Mixer{});
@@ -174,7 +192,7 @@ Story tell_story(const Job& job) {
     step();
     {
       auto dw = trainer.template open_gradients<toy::Decoder>();
-      add_formula(dw->bias, rank);
+      add_formula(trainer.context(), dw->bias, rank);
       dw.reduce();
     }
     trainer.drop_gradients();
