@@ -120,8 +120,8 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
                                                    plan["host_transfers_bytes"].count() +
                                                    plan["host_other_bytes"].count());
       const bool is_offloaded = strategy.type.find("Offload<") != std::string::npos;
-      for (const char* name : {"transfers_bytes", "host_peak_bytes",
-                               "to_device_bytes", "to_host_bytes"})
+      for (const char* name :
+           {"transfers_bytes", "host_peak_bytes", "to_device_bytes", "to_host_bytes"})
         CHECK((plan[name].count() != 0) == is_offloaded);
       for (const char* name : {"nvme_bytes", "nvme_read_bytes", "nvme_written_bytes"})
         CHECK((plan[name].count() != 0) == strategy.is_on_disk());
