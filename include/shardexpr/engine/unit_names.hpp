@@ -17,7 +17,7 @@ std::string names_of_units(const Layout<Model>& layout, Wanted wanted) {
       if (!wanted(layout.first_unit(S) + i)) continue;
       if (!names.empty()) names += ", ";
       names += type_name<typename Model::Units::template Unit<S>>();
-      if (layout.count(S) > 1) names += " " + std::to_string(i);
+      if (layout.count(S) > 1) (names += ' ') += std::to_string(i);
     }
   });
   return names;
