@@ -37,12 +37,18 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   t.template open_gradients<toy::Mixer>(1).reduce();
   t.apply(0.5).loss;
   t.drop_gradients();
+  t.loss_scale() == 1;
+  t.for_each_buffer([](auto&&...) {});
+  t.template buffers<toy::Encoder>();
+  T::check(options);
   t.context().run(sx::reads(), sx::writes(), sx::detail::AnyWork{});
   t.context().for_each(3, sx::reads(), sx::writes(), sx::detail::AnyWork{});
   t.context().stream;
   t.mesh().shards;
   t.config();
   t.traffic().total();
+  t.transfers().nvme_read_bytes;
+  t.nvme_bytes() == 0;
   t.layout().parameter_count();
   t.options().optimizer;
   t.set_learning_rate(0.1f);
@@ -50,12 +56,22 @@ concept HasEveryVerb = requires(T t, typename T::Options options, sx::Cpu device
   t.steps() + 1;
 };
 
+// With state on a disk there is one option more.
+template <class T>
+concept HasEveryVerbOnNvme = HasEveryVerb<T> && requires(typename T::Options options) {
+  options.nvme.directory = "somewhere";
+  options.nvme.queue_depth = 8;
+};
+
+using Refused = sx::detail::Refused<sx::BackendRule::none, toy::Autoencoder>;
+
 static_assert(HasEveryVerb<sx::Sharded<toy::Autoencoder>>);
-static_assert(HasEveryVerb<sx::detail::Refused<sx::BackendRule::none, toy::Autoencoder>>);
+static_assert(HasEveryVerbOnNvme<Refused>);
 
 TEST_CASE("a refused trainer has the verbs of a trainer") {
-  CHECK(HasEveryVerb<sx::detail::Refused<sx::BackendRule::none, toy::Autoencoder>> ==
-        HasEveryVerb<sx::Sharded<toy::Autoencoder>>);
+  CHECK(HasEveryVerbOnNvme<Refused> ==
+        HasEveryVerbOnNvme<
+            sx::Sharded<toy::Autoencoder, sx::FullShard, sx::Offload<sx::OnDevice, sx::OnNvme>>>);
 }
 
 // The page is made from the rules; it must not fall behind them.

@@ -4,6 +4,7 @@
 #include <shardexpr/engine/state.hpp>
 #include <shardexpr/engine/swap.hpp>
 #include <shardexpr/engine/timeline.hpp>
+#include <shardexpr/engine/transfer_bytes.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
 #include <shardexpr/plan/step_counts.hpp>
@@ -13,17 +14,7 @@
 #include <span>
 #include <type_traits>
 
-namespace shardexpr {
-
-/// What a rank moved between its places since it was made.
-/// Units:   bytes.
-struct TransferBytes {
-  std::size_t to_device_bytes = 0, to_host_bytes = 0, nvme_read_bytes = 0, nvme_written_bytes = 0;
-
-  friend constexpr bool operator==(const TransferBytes&, const TransferBytes&) = default;
-};
-
-namespace detail {
+namespace shardexpr::detail {
 
 /// What the parts of a trainer share: where things lie, who speaks to whom, what runs when.
 template <class M, class S>
@@ -100,5 +91,4 @@ struct Drain {
   }
 };
 
-}  // namespace detail
-}  // namespace shardexpr
+}  // namespace shardexpr::detail

@@ -3,6 +3,8 @@
 #include <shardexpr/comm/concepts.hpp>
 #include <shardexpr/core/tensor.hpp>
 #include <shardexpr/engine/step_result.hpp>
+#include <shardexpr/engine/transfer_bytes.hpp>
+#include <shardexpr/io/nvme_options.hpp>
 #include <shardexpr/optim/learning_rate.hpp>
 #include <shardexpr/optim/parameter_groups.hpp>
 #include <shardexpr/plan/mesh_shape.hpp>
@@ -53,6 +55,7 @@ struct Refused : Report<decltype(Broken), Broken> {
     unsigned long long seed = 0, micro_batches = 1;
     std::array<GroupOptions, max_parameter_groups> groups{};
     LearningRateSchedule schedule{};
+    NvmeOptions nvme{};
   };
   // A guard: `w->weight`, `dw.reduce()`.
   template <class Views>
@@ -97,6 +100,8 @@ struct Refused : Report<decltype(Broken), Broken> {
   MeshShape mesh() const { return {}; }
   Anything config() const { return {}; }
   Traffic traffic() const { return {}; }
+  TransferBytes transfers() const { return {}; }
+  unsigned long long nvme_bytes() const { return 0; }
   Options options() const { return {}; }
   float learning_rate(unsigned long long = 0) const { return 0; }
   void set_learning_rate(float) {}
