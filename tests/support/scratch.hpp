@@ -8,14 +8,14 @@
 
 #include <unistd.h>
 
-/// A directory of the test's own in the directory it runs in; it goes with the object, and with it
-/// what is in it.
+/// A directory of the test's own, in the directory it runs in or in that which is given; it goes
+/// with the object, and with it what is in it.
 class Scratch {
  public:
-  Scratch() {
+  explicit Scratch(const std::filesystem::path& in = ".") {
     static std::atomic<std::size_t> count{0};
-    path_ = std::filesystem::absolute("scratch-" + std::to_string(::getpid()) + "-" +
-                                      std::to_string(count++));
+    const auto name = "scratch-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
+    path_ = std::filesystem::absolute(in / name).lexically_normal();
     std::filesystem::create_directory(path_);
   }
   Scratch(const Scratch&) = delete;
@@ -27,6 +27,13 @@ class Scratch {
 
   std::string path() const { return path_.string(); }
   bool is_empty() const { return std::filesystem::is_empty(path_); }
+
+  /// Where files are memory, if the machine has such a place: for tests of which many make files
+  /// and none asks how a disk behaves.
+  static std::filesystem::path in_memory() {
+    constexpr const char* shm = "/dev/shm";
+    return ::access(shm, W_OK) == 0 ? shm : ".";
+  }
 
  private:
   std::filesystem::path path_;

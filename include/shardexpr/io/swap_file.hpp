@@ -27,9 +27,8 @@ namespace shardexpr {
 /// Order:   one thread at a time reads and one, perhaps another, writes; what they touch at the
 ///          same time is disjoint.
 /// Errors:  each in one line that says where, what lies there, and what to do.
-/// Cost:    `size_bytes` and 64 KiB on the disk, `checksum_bytes(size_bytes)` of memory; where
-/// there
-///          is no io_uring, eight threads. Reading and writing allocate nothing.
+/// Cost:    `size_bytes` and 64 KiB on the disk, `checksum_bytes(size_bytes)` of memory; eight
+///          threads where there is no io_uring. Reading and writing allocate nothing.
 template <class System = detail::LinuxSystem>
 class SwapFile {
  public:

@@ -87,10 +87,11 @@ class Transfers {
   template <class Queue, class Before, class After>
   IoFailure run_on(Queue& queue, const Stretch& stretch, Before& before, After& after) {
     IoFailure failure;
+    const std::size_t most_under_way = std::min(pieces_.size(), at_once(stretch.bytes));
     std::size_t begun = 0, under_way = 0;
     Piece done;  // and not yet looked at
     for (;;) {
-      while (!failure && begun < stretch.bytes && under_way < pieces_.size()) {
+      while (!failure && begun < stretch.bytes && under_way < most_under_way) {
         const std::size_t slot = free_[free_.size() - 1 - under_way];
         pieces_[slot] = {begun, std::min(piece_bytes, stretch.bytes - begun), 0, 0};
         before(begun, pieces_[slot].bytes);
@@ -120,6 +121,13 @@ class Transfers {
       free_[free_.size() - 1 - under_way] = result.slot;
       done = piece;
     }
+  }
+
+  /// Pieces that are begun together are done together: if those were all, nothing would be under
+  /// way while `after` looks at them. Writes have nothing to be looked at.
+  std::size_t at_once(std::size_t bytes) const {
+    constexpr std::size_t fewest = 4;
+    return writes_ ? pieces_.size() : std::max(fewest, bytes / piece_bytes / 2);
   }
 
   template <class Queue>

@@ -47,7 +47,7 @@ class SwapLayout {
 
   constexpr SwapLayout() = default;
   constexpr explicit SwapLayout(const std::vector<KeptFlat>& kept) {
-    std::size_t largest = 0;
+    std::size_t most = 0;  // elements of a chunk
     for (const KeptFlat& flat : kept) {
       parameters_.push_back(end_);
       if (flat.parameters_place == Place::nvme) {
@@ -55,17 +55,14 @@ class SwapLayout {
         end_ += bytes;
         parameter_bytes_ = std::max(parameter_bytes_, bytes);
       }
-      if (!has_optimizer) continue;
-      largest = std::max(largest, flat.away);
-      has_shadow_ =
-          has_shadow_ || (copies && flat.away != 0 && flat.parameters_place != Place::host);
+      if (!has_optimizer || flat.away == 0) continue;
+      most = std::max(most, std::min(even(flat.away), flat.away));
+      has_shadow_ = has_shadow_ || (copies && flat.parameters_place != Place::host);
     }
-    if (largest == 0) return;
-    const std::size_t most = std::min(chunk_of<typename Strategy::offload::optimizer>, largest);
-    for (std::size_t f = 0; f < kept.size(); ++f)
-      for (std::size_t first = 0; first < kept[f].away; first += most) {
-        chunks_.push_back(
-            {f, first, std::min(most, kept[f].away - first), end_, kept[f].has_away_masters});
+    for (std::size_t f = 0; has_optimizer && f < kept.size(); ++f)
+      for (std::size_t first = 0; first < kept[f].away; first += even(kept[f].away)) {
+        const std::size_t count = std::min(even(kept[f].away), kept[f].away - first);
+        chunks_.push_back({f, first, count, end_, kept[f].has_away_masters});
         end_ += size_bytes(chunks_.back());
       }
     slot_bytes_ = sections(most).end;
@@ -114,6 +111,14 @@ class SwapLayout {
   }
 
  private:
+  /// Elements of the chunks of a flat, in whole blocks of every kind, of which none has less than
+  /// two bytes. They are alike: after a short one at the end the disk would be without work.
+  static constexpr std::size_t even(std::size_t away) {
+    constexpr std::size_t limit = chunk_of<typename Strategy::offload::optimizer>;
+    const std::size_t chunks = (away + limit - 1) / limit;
+    return round_up((away + chunks - 1) / chunks, chunk_step);
+  }
+
   std::vector<std::size_t> parameters_;  // by flat
   std::vector<Chunk> chunks_;
   std::size_t end_ = 0, parameter_bytes_ = 0, slot_bytes_ = 0, gradient_slot_bytes_ = 0;

@@ -16,6 +16,9 @@
 
 #include "../../support/check_plan.hpp"
 #include "../../support/scratch.hpp"
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
 #include "../../support/train.hpp"
 #include "strategies.hpp"
 #include <doctest/doctest.h>
@@ -125,7 +128,7 @@ Outcome train(const Job& job, std::size_t* waits = nullptr) {
       options.micro_batches = job.micro_batches;
       std::optional<Scratch> scratch;
       if constexpr (requires { options.nvme.directory; })
-        options.nvme.directory = scratch.emplace().path();
+        options.nvme.directory = scratch.emplace(Scratch::in_memory()).path();
       T trainer{device, comm, config, options};
       std::vector<std::vector<float>> x(job.micro_batches, std::vector<float>(20));
       std::vector<toy::Batch> batches;
@@ -222,10 +225,16 @@ bool has_mesh(std::size_t world) {
   }
 }
 
-#if defined(__SANITIZE_ADDRESshards_) || defined(__SANITIZE_THREAD__) || defined(__clang__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__)
 inline constexpr std::size_t random_schedules = 40;  // sanitizers and second compilers look again
 #else
 inline constexpr std::size_t random_schedules = 1000;
+#endif
+
+#if defined(__linux__)
+// A thread that sleeps some microseconds sleeps fifty more, unless it, or who started it, says that
+// it minds.
+inline const int exact_sleep = ::prctl(PR_SET_TIMERSLACK, 1);
 #endif
 
 template <class S>
