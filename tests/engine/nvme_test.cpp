@@ -38,7 +38,7 @@ sx::detail::SwapLayout<S> file_of(const toy::Config& config, std::size_t world) 
 // Of the first flat of blocks.
 template <std::size_t Most>
 std::vector<std::size_t> chunk_counts() {
-  using S = Toy<In<OnDevice, sx::OnNvmeBy<Most>>>::Strategy;
+  using S = typename Toy<In<OnDevice, sx::OnNvmeBy<Most>>>::Strategy;
   const auto file = file_of<S>(large, 1);
   std::vector<std::size_t> counts;
   std::size_t end = 0;
