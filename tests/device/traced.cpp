@@ -429,7 +429,7 @@ TEST_CASE("the rest is the device's own") {
   CHECK(device.account().live_bytes() == 1);
   void* memory = Traced<Opened>::allocate_zeroed(100);
   CHECK(static_cast<char*>(memory)[99] == 0);
-  std::free(memory);
+  Traced<Opened>::deallocate(memory);
   // A stream without a device is recorded from its first operation.
   Traced<Opened>::Stream stream;
   CHECK(trace.streams().empty());

@@ -90,7 +90,7 @@ class Threads {
     if (count % size() != 0)
       call.refuse("the count must be a multiple of the " + std::to_string(size()) + " ranks");
     std::shared_ptr<void> memory;
-    if (rank_ == 0 && count != 0) memory = {D::allocate_zeroed(count * sizeof(T)), &std::free};
+    if (rank_ == 0 && count != 0) memory = {D::allocate_zeroed(count * sizeof(T)), &D::deallocate};
     const auto met = team_->meet(rank_, {call, &memory});
     if (rank_ != 0) memory = *met.template data<const std::shared_ptr<void>>(0);
     team_->part();

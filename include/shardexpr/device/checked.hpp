@@ -149,6 +149,8 @@ class Checked : public detail::CheckedPlace<D, D>, public detail::CheckedHost<D>
     D::allocate_zeroed(std::size_t{1});
   }
   { return D::allocate_zeroed(size_bytes); }
+  static void deallocate(void* memory) requires requires(void* some) { D::deallocate(some); }
+  { D::deallocate(memory); }
 
  private:
   // A component of the clocks is taken over by a later stream: by then the host knows the former

@@ -77,6 +77,7 @@ class CheckedPlace {
  public:
   using Stream = CheckedStream<D>;
   static constexpr bool runs_on_host = requires { requires Place::runs_on_host; };
+  static constexpr bool shares_memory = Place::shares_memory;
   static constexpr std::size_t held_bytes = std::size_t{16} << 20;
 
   /// Memory as the inner device gives it.

@@ -32,6 +32,9 @@ struct OwnThread {};
 /// before it on its stream; the host learns that it is done from `synchronize`. An event holds the
 /// last point that was recorded in it; to wait for one that never was is nothing.
 ///
+/// `D::shares_memory`: the host may read and write the device's memory as its own, when nothing is
+/// under way there. Where it says no the engine goes through memory of the host beside the device.
+///
 /// `annotate`, `retire` and `note_live` tell a checking or tracing device what a stream is doing:
 /// whom the next operations serve, that a block's content is dead, how much of an arena is in use.
 /// Others do nothing there.
@@ -45,6 +48,7 @@ concept Device = requires(D& device, typename D::Stream& stream, typename D::Eve
                           std::span<const float> from, std::span<float> to, std::span<bf16> rounded,
                           ExactSum* sum) {
   requires std::constructible_from<typename D::Stream, D&, std::string_view>;
+  { D::shares_memory } -> std::convertible_to<bool>;
   {
     device.template allocate<float>(std::size_t{1}, Purpose::other).data()
     } -> std::same_as<float*>;

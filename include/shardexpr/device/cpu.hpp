@@ -42,6 +42,7 @@ namespace shardexpr {
 class Cpu {
  public:
   static constexpr bool runs_on_host = true;
+  static constexpr bool shares_memory = true;
 
   /// An in-order queue of work. One thread at a time enqueues. Neither copies nor moves; the
   /// destructor waits for all that was enqueued. Without a device it is immediate.
@@ -242,7 +243,7 @@ class Cpu {
   /// For what is allocated elsewhere on this rank's behalf: its share of a buffer of the process.
   MemoryAccount& account() { return account_; }
 
-  /// Memory as `allocate` gives it, charged to nobody; `std::free` returns it.
+  /// Memory as `allocate` gives it, charged to nobody; `deallocate` returns it.
   static void* allocate_zeroed(std::size_t size_bytes) {
     constexpr std::size_t huge = std::size_t{2} << 20;
     const std::size_t alignment = size_bytes >= 2 * huge               ? huge
@@ -257,6 +258,7 @@ class Cpu {
     std::memset(data, 0, size);  // the rank that will use the pages touches them first
     return data;
   }
+  static void deallocate(void* memory) { std::free(memory); }
 
  private:
   Execution execution_ = Execution::immediate;

@@ -54,6 +54,8 @@ class Traced : public detail::TracedPlace<D, D>, public detail::TracedHost<D> {
     D::allocate_zeroed(size_bytes);
   }
   { return D::allocate_zeroed(size_bytes); }
+  static void deallocate(void* memory) requires requires { D::deallocate(memory); }
+  { D::deallocate(memory); }
   decltype(auto) execution() const requires requires(const D& device) { device.execution(); }
   { return device_.execution(); }
 

@@ -56,6 +56,7 @@ class TracedPlace {
   static constexpr bool runs_on_host = std::is_base_of_v<Cpu, Place> || requires {
     requires Place::runs_on_host;
   };
+  static constexpr bool shares_memory = Place::shares_memory;
   template <class T>
   using Buffer = typename Place::template Buffer<T>;
 

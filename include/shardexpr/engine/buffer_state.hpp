@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/initial_state.hpp>
 #include <shardexpr/model/buffers.hpp>
-#include <shardexpr/model/initialize.hpp>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +13,7 @@
 namespace shardexpr::detail {
 
 /// The units' buffers on one rank: one allocation, whatever the sharding.
+/// Order:   filled on the compute stream.
 template <class M, class S>
 class BufferState {
   using B = typename S::precision::buffers;
@@ -23,14 +24,15 @@ class BufferState {
       : memory_{
             core.device->template allocate<B>(buffer_elements<M>(config), Purpose::parameters)} {
     B* at = memory_.data();
+    const auto on = core.timeline.context(compute_stream);
     Layout<M>::for_each_stage([&]<std::size_t St>() {
       using Unit = typename M::Units::template Unit<St>;
       for (std::size_t i = 0; i < core.layout.count(St); ++i) {
         std::vector<Tensor<B>>& views = units_.emplace_back();
         for (const Spec& spec : buffer_specs_of<Unit>(config)) {
           const std::uint64_t name = hash_of(parameter_name<Unit>(i, spec));
-          for (std::size_t k = 0; k < spec.shape.count(); ++k)
-            at[k] = static_cast<B>(initial_value(seed, name, k, spec.init));
+          on.for_each(spec.shape.count(), reads(), writes(std::span{at, spec.shape.count()}),
+                      InitialValues<float, B>{at, seed, name, 0, spec.init});
           views.push_back({at, spec.shape});
           at += round_up(spec.shape.count(), block_elements);
         }

@@ -4,6 +4,7 @@
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/engine/refused.hpp>
 #include <shardexpr/model/rules.hpp>
+#include <shardexpr/plan/places.hpp>
 #include <shardexpr/plan/schedule.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
@@ -32,9 +33,9 @@
   RULE(SX307, (names_buffers_in_vain<M, S>()),                                                     \
        "the precision names a dtype for buffers, and no unit of the model has any",                \
        "give buffers the dtype of the storage, or leave it out")                                   \
-  RULE(SX308, (is_offloaded<S> && !HasHost<typename S::device>),                                   \
-       "the strategy offloads, and the device has no host beside it",                              \
-       "leave the offload out, or complete the device to the HasHost concept")
+  RULE(SX308, (needs_host<S> && !HasHost<typename S::device>),                                     \
+       "the strategy needs a host beside the device, and there is none",                           \
+       "complete the device to the HasHost concept, or leave the offload out")
 
 namespace shardexpr {
 

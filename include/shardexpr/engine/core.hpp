@@ -16,12 +16,25 @@
 
 namespace shardexpr::detail {
 
+/// When an exception leaves a verb, nothing may run on that points to what the caller owns.
+template <class Timeline>
+struct Drain {
+  Timeline& timeline;
+  int exceptions = std::uncaught_exceptions();
+  explicit Drain(Timeline& t) : timeline{t} {}
+  Drain(const Drain&) = delete;
+  Drain& operator=(const Drain&) = delete;
+  ~Drain() {
+    if (std::uncaught_exceptions() > exceptions) timeline.drain();
+  }
+};
+
 /// What the parts of a trainer share: where things lie, who speaks to whom, what runs when.
 template <class M, class S>
 struct Core {
   using Device = typename S::device;
   using Comm = typename S::communicator;
-  using Host = std::conditional_t<is_offloaded<S>, HostOf<Device>, Device>;
+  using Host = std::conditional_t<needs_host<S>, HostOf<Device>, Device>;
   using Timeline = typename TimelineOf<S>::type;
   using Mark = typename Timeline::Mark;
   using Needs = typename Timeline::Needs;
@@ -61,8 +74,31 @@ struct Core {
     on.device.copy(on.stream, from, to);
     moved.to_host_bytes += from.size_bytes();
   }
+  /// Calls `visit` with memory of the device as the host can read it, or, where T is not const,
+  /// change it: behind all that was enqueued on the stream, and before this returns.
+  /// Cost:    the host waits; where it cannot reach the device, memory of the host meanwhile.
+  template <class T, class Visit>
+  void visit_on_host(StreamId id, std::span<T> values, Visit visit) {
+    timeline.synchronize(id);
+    if constexpr (shares_memory<S>) {
+      visit(values);
+    } else {
+      using Value = std::remove_const_t<T>;
+      const auto seen = host().template allocate<Value>(values.size(), Purpose::transfers);
+      const Drain drain{timeline};
+      const Context<Device> on = timeline.context(id);
+      on.device.copy(on.stream, std::span<const Value>{values}, seen.span());
+      timeline.synchronize(id);
+      visit(std::span<T>{seen.span()});
+      if constexpr (std::is_const_v<T>)
+        return;
+      else
+        on.device.copy(on.stream, std::span<const Value>{seen.span()}, values);
+      timeline.synchronize(id);
+    }
+  }
   Host& host() {
-    if constexpr (is_offloaded<S>)
+    if constexpr (needs_host<S>)
       return device->host();
     else
       return *device;
@@ -76,19 +112,6 @@ struct Core {
   Swap<S, M> swap;
   TransferBytes moved;  // between device and host
   Timeline timeline;    // last: what it runs touches the others
-};
-
-/// When an exception leaves a verb, nothing may run on that points to what the caller owns.
-template <class Timeline>
-struct Drain {
-  Timeline& timeline;
-  int exceptions = std::uncaught_exceptions();
-  explicit Drain(Timeline& t) : timeline{t} {}
-  Drain(const Drain&) = delete;
-  Drain& operator=(const Drain&) = delete;
-  ~Drain() {
-    if (std::uncaught_exceptions() > exceptions) timeline.drain();
-  }
 };
 
 }  // namespace shardexpr::detail

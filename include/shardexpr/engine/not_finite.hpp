@@ -33,7 +33,13 @@ std::string parameter_not_finite(Core<M, S>& core) {
           if (!std::isfinite(static_cast<float>(gradient))) found = place;
         });
       };
-      core.state.for_each_gradient_range(parameter.flat, look);
+      core.state.for_each_gradient_range(
+          parameter.flat, [&](Place where, auto range, std::size_t begin) {
+            using G = typename decltype(range)::value_type;
+            const std::span<const G> values{range};
+            if (where == Place::host) return look(values, begin);
+            core.visit_on_host(compute_stream, values, [&](auto seen) { look(seen, begin); });
+          });
       if constexpr (optimizer_place<S> == Place::nvme)
         for_each_swapped_gradient(core, parameter.flat, look);
     }
@@ -43,8 +49,9 @@ std::string parameter_not_finite(Core<M, S>& core) {
   on.run(reads(), writes(all.span().first(1)), [to = all.data(), found] { *to = found; });
   core.mesh.world().all_gather(on, std::as_bytes(std::span<const std::uint64_t>{all.data(), 1}),
                                std::as_writable_bytes(all.span().subspan(1)));
-  core.timeline.synchronize(comm_stream);
-  found = *std::max_element(all.data() + 1, all.data() + all.count());
+  core.visit_on_host(comm_stream, std::span<const std::uint64_t>{all.span()}, [&](auto places) {
+    found = *std::max_element(places.begin() + 1, places.end());
+  });
 
   std::string name = "no parameter alone";  // their squares overflow only together
   place = 0;

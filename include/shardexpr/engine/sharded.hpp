@@ -103,8 +103,7 @@ class sharded {
       if (options.groups[k] != standard_groups[k] && !core_.layout.trains_parameter_group(k))
         throw ConfigError("Options::groups[" + std::to_string(k) +
                           "]: no parameter that is trained is in that group");
-    for_each_unit(
-        [&]<class Unit>(std::size_t u) { core_.state.template initialize<Unit>(u, options.seed); });
+    detail::initialize_memory(core_, options.seed);
     if constexpr (detail::is_on_disk<S>) detail::initialize_swap(core_, options.seed);
   }
   sharded(const sharded&) = delete;  // members point into it
@@ -154,20 +153,21 @@ class sharded {
     return summary_.outcome().loss;
   }
 
-  /// Shows every rank all parameters: `visit(name, Tensor<const Storage>)`, in the order of the
-  /// units, a tied one once. A view is valid during its call alone.
+  /// Shows every rank all parameters in memory of the host: `visit(name, Tensor<const Storage>)`,
+  /// in the order of the units, a tied one once. A view is valid during its call alone.
   ///
   /// Errors:  ConfigError while a guard is alive. What `visit` throws passes through; if every rank
   ///          throws there, the trainer can go on.
   /// Cost:    each group is gathered once; nothing is allocated, but where units compute in another
-  ///          dtype or with quantized weights memory for the largest group while it runs.
+  ///          dtype, with quantized weights, or where the host cannot reach the device, memory for
+  ///          the largest group while it runs.
   template <class Visit>
   void summon(Visit visit) {
     loop_.check_idle("summon");
     const detail::Drain drain{core_.timeline};
     // Where units compute with something else than what is kept.
     if constexpr (detail::computes_with_copy<typename S::precision> ||
-                  S::weight_compression::bits != 0) {
+                  S::weight_compression::bits != 0 || !detail::shares_memory<S>) {
       summon_apart<const Storage>(/*shows=*/true, visit, [](auto&) {});
     } else {
       typename Loop::GroupsHeld held{loop_};
@@ -200,16 +200,22 @@ class sharded {
                           [&](Summoned& group) { group.spread(from.rank); });
   }
 
-  /// Shows this rank's buffers: `visit(name, Tensor<B>)`, in the order of the units, B the
-  /// precision's `buffers`. They are the rank's own and may be changed.
-  /// Order:   not collective.
+  /// Shows this rank's buffers in memory of the host: `visit(name, Tensor<B>)`, in the order of the
+  /// units, B the precision's `buffers`. They are the rank's own and may be changed. A view is
+  /// valid during its call alone. Order:   not collective.
   template <class Visit>
   void for_each_buffer(Visit visit) {
     for_each_unit([&]<class Unit>(std::size_t u) {
       std::size_t k = 0;
-      for (const Spec& spec : detail::buffer_specs_of<Unit>(config_))
-        visit(parameter_name<Unit>(core_.layout.unit(u).index, spec),
-              passes_.buffers.of_unit(u)[k++]);
+      for (const Spec& spec : detail::buffer_specs_of<Unit>(config_)) {
+        using B = typename S::precision::buffers;
+        const Tensor<B> kept = passes_.buffers.of_unit(u)[k++];
+        core_.visit_on_host(detail::compute_stream, std::span<B>{kept.data, kept.count()},
+                            [&](std::span<B> seen) {
+                              visit(parameter_name<Unit>(core_.layout.unit(u).index, spec),
+                                    Tensor<B>{seen.data(), spec.shape});
+                            });
+      }
     });
   }
 
@@ -340,10 +346,10 @@ class sharded {
     std::vector<std::optional<Summoned>> groups(core_.layout.group_count());
     for_each_unit([&]<class Unit>(std::size_t u) {
       const std::size_t g = core_.layout.unit(u).group;
-      if (!groups[g]) groups[g].emplace(core_, g);
+      if (!groups[g]) groups[g].emplace(core_, g, shows);
       if (shows)
         show<Unit, T>(
-            u, [&](std::size_t f) { return groups[g]->full(f).data(); }, visit);
+            u, [&](std::size_t f) { return groups[g]->shown(f).data(); }, visit);
       if (!core_.layout.ends_group(u)) return;
       last(*groups[g]);
       groups[g].reset();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/device/concepts.hpp>
-#include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/optim/update.hpp>
 #include <shardexpr/plan/places.hpp>
@@ -160,40 +159,27 @@ class State {
         std::min(parameter.offset + parameter.spec.shape.count(), begin + range.size());
     for (std::size_t i = first; i < last; ++i) visit(range[i - begin], i - parameter.offset);
   }
-  /// Calls `visit(span, begin)` for each stretch of flat f's parameters that lies in memory: as
-  /// units compute with them, and as they are updated where those are apart.
+  /// Calls `visit(place, span, begin)` for each stretch of flat f's parameters that lies in memory,
+  /// the device's or the host's: as units compute with them, and as they are updated where those
+  /// are apart.
   template <class Visit>
   void for_each_parameter_range(std::size_t f, Visit visit) const {
     const auto own = parameters(f);
-    visit(own, own.size() == flat(f).padded ? 0 : rank_ * flat(f).part);
-    if (kept_[f].has_device_masters) visit(masters(f), updated_from(f) + kept_[f].away);
-    if (kept_[f].has_away_masters) visit(host_masters(f), updated_from(f));
+    if (!own.empty())
+      visit(kept_[f].parameters_place, own,
+            own.size() == flat(f).padded ? 0 : rank_ * flat(f).part);
+    if (kept_[f].has_device_masters)
+      visit(Place::device, masters(f), updated_from(f) + kept_[f].away);
+    if (kept_[f].has_away_masters && host_updates)
+      visit(Place::host, host_masters(f), updated_from(f));
   }
   /// The same for what this rank keeps of reduced gradients.
   template <class Visit>
   void for_each_gradient_range(std::size_t f, Visit visit) const {
     const auto own = gradients(f);
-    visit(own, own.size() == flat(f).padded ? 0 : updated_from(f) + kept_[f].device_gradients_from);
-    visit(host_gradients(f), updated_from(f));
-  }
-
-  /// Fills what this rank keeps in memory of unit u's own parameters from the formula of
-  /// model/initialize.hpp, rounded to the storage dtype.
-  template <class Unit>
-  void initialize(std::size_t u, std::uint64_t seed) {
-    for (const ParameterLayout& parameter : layout_->unit(u).parameters) {
-      if (parameter.is_tied) continue;
-      const std::uint64_t name =
-          hash_of(parameter_name<Unit>(layout_->unit(u).index, parameter.spec));
-      const auto set = [&](auto& element, std::size_t i) {
-        const Storage value =
-            static_cast<Storage>(initial_value(seed, name, i, parameter.spec.init));
-        element = static_cast<std::remove_reference_t<decltype(element)>>(value);
-      };
-      for_each_parameter_range(parameter.flat, [&](auto range, std::size_t begin) {
-        for_each_in(parameter, begin, range, set);
-      });
-    }
+    visit(Place::device, own,
+          own.size() == flat(f).padded ? 0 : updated_from(f) + kept_[f].device_gradients_from);
+    visit(Place::host, host_gradients(f), updated_from(f));
   }
 
  private:

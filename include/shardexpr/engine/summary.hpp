@@ -22,6 +22,7 @@ class Summary {
   using Saved = Workspace<M, Compute, Device, typename S::recompute>;
   using Clipping = typename S::clipping;
   static constexpr bool host_decides = optimizer_place<S> != Place::device;
+  static constexpr bool comes_down = outcome_comes_down<S>;
 
  public:
   using Loss = Accumulate<Compute>;
@@ -31,7 +32,7 @@ class Summary {
         summaries_{core.device->template allocate<StepSummary>(1 + world, Purpose::other)},
         outcome_{core.device->template allocate<StepOutcome>(1, Purpose::other)},
         host_outcome_{
-            core.host().template allocate<StepOutcome>(host_decides ? 1 : 0, Purpose::other)} {}
+            core.host().template allocate<StepOutcome>(comes_down ? 1 : 0, Purpose::other)} {}
 
   /// Begins with a loss that somebody else computed.
   void set_loss(double loss) {
@@ -105,6 +106,10 @@ class Summary {
       core_->timeline.order(down_stream, concluded_);
       core_->copy_down({"summary"}, std::span<const StepOutcome>{outcome_.span()},
                        host_outcome_.span());
+    } else if constexpr (comes_down) {
+      on.device.copy(on.stream, std::span<const StepOutcome>{outcome_.span()},
+                     host_outcome_.span());
+      core_->moved.to_host_bytes += sizeof(StepOutcome);
     }
   }
   /// The update reads this on the compute stream, which goes on when it is there.
@@ -119,7 +124,12 @@ class Summary {
     return &host_outcome_.data()->control;
   }
   /// What the host knows once all streams are synchronized.
-  const StepOutcome& outcome() const { return *outcome_.data(); }
+  const StepOutcome& outcome() const {
+    if constexpr (comes_down)
+      return *host_outcome_.data();
+    else
+      return *outcome_.data();
+  }
 
  private:
   Core* core_;

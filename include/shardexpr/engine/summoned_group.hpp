@@ -12,8 +12,9 @@ namespace shardexpr::detail {
 /// another dtype, frozen parameters are cast from it: they are kept in no other.
 ///
 /// Order:   construction and `spread` are collective; when they return, their work is done.
-/// Cost:    the group's padded elements, freed with the object; as much of the host's for a flat at
-///          a time where something is offloaded.
+/// Cost:    the group's padded elements, freed with the object; as much of the host's where it
+/// cannot
+///          reach the device, and for a flat at a time where something is offloaded.
 template <class M, class S>
 class SummonedGroup {
   using Core = detail::Core<M, S>;
@@ -23,7 +24,9 @@ class SummonedGroup {
   static constexpr bool has_masters = computes_with_copy<typename S::precision>;
 
  public:
-  SummonedGroup(Core& core, std::size_t g) : core_{&core}, g_{g}, drain_{core.timeline} {
+  /// `shows`: this rank looks at them.
+  SummonedGroup(Core& core, std::size_t g, bool shows)
+      : core_{&core}, g_{g}, drain_{core.timeline} {
     std::size_t count = 0;
     core.layout.for_each_flat(g,
                               [&](std::size_t, const FlatLayout& flat) { count += flat.padded; });
@@ -35,6 +38,11 @@ class SummonedGroup {
         if (flat.is_trainable) return collect(on, f, core.state.masters(f));
       collect(on, f, core.state.parameters(f));
     });
+    if constexpr (!shares_memory<S>)
+      if (shows) {
+        shown_ = core.host().template allocate<Storage>(count, Purpose::transfers);
+        on.device.copy(on.stream, std::span<const Storage>{memory_.span()}, shown_.span());
+      }
     core.timeline.synchronize(comm_stream);
   }
   SummonedGroup(const SummonedGroup&) = delete;
@@ -43,6 +51,9 @@ class SummonedGroup {
   /// Every rank takes what `root` has here for its own.
   void spread(std::size_t root) {
     const Context<Device> on = core_->begin(comm_stream, {"write back", g_});
+    if constexpr (!shares_memory<S>)
+      if (core_->mesh.world().rank() == root)
+        on.device.copy(on.stream, std::span<const Storage>{shown_.span()}, memory_.span());
     core_->layout.for_each_flat(g_, [&](std::size_t f, const FlatLayout& flat) {
       core_->mesh.world().broadcast(on, full(f), root);
       if constexpr (is_offloaded<S>) return keep_offloaded(on, f);
@@ -53,15 +64,24 @@ class SummonedGroup {
     core_->timeline.synchronize(comm_stream);
   }
 
-  /// Flat f, one of the group's.
-  std::span<Storage> full(std::size_t f) const {
-    std::size_t at = 0;
-    for (std::size_t before = core_->layout.group(g_).first_flat; before < f; ++before)
-      at += core_->layout.flat(before).padded;
-    return {memory_.data() + at, core_->layout.flat(f).padded};
+  /// Flat f, one of the group's, where the host can reach it.
+  std::span<Storage> shown(std::size_t f) const {
+    if constexpr (shares_memory<S>)
+      return full(f);
+    else
+      return flat_in(shown_, f);
   }
 
  private:
+  template <class Buffer>
+  std::span<Storage> flat_in(const Buffer& memory, std::size_t f) const {
+    std::size_t at = 0;
+    for (std::size_t before = core_->layout.group(g_).first_flat; before < f; ++before)
+      at += core_->layout.flat(before).padded;
+    return {memory.data() + at, core_->layout.flat(f).padded};
+  }
+  std::span<Storage> full(std::size_t f) const { return flat_in(memory_, f); }
+
   /// What this rank keeps of flat f, a part or all -> the whole.
   template <class T>
   void collect(const Context<Device>& on, std::size_t f, std::span<T> kept) {
@@ -79,31 +99,43 @@ class SummonedGroup {
     return kept.size() == whole.size() ? whole : core_->state.part_of(whole, f);
   }
 
-  // Where something lies off the device, it goes through memory of the host, this rank's share of
-  // a flat at a time, and the host waits.
+  // What lies off the device goes through memory of the host, this rank's share of a flat at a
+  // time, and the host waits.
 
   using Host = typename Core::Host;
   using Bounce = typename Host::template Buffer<Storage>;
 
-  /// What this rank keeps of flat f, in the flat's elements; of a flat that is trained, what it
-  /// updates.
-  FlatLayout::Run share(std::size_t f) const {
+  void collect_offloaded(const Context<Device>& on, std::size_t f) {
     const FlatLayout& flat = core_->layout.flat(f);
     const KeptFlat& kept = core_->state.kept(f);
+    // Of a flat that is trained, what this rank updates: at the front what the device does not.
     const std::size_t count = flat.is_trainable ? kept.updated : kept.parameters;
-    return {count == flat.padded ? 0 : core_->mesh.shard().rank() * flat.part, count};
+    const std::size_t first = count == flat.padded ? 0 : core_->mesh.shard().rank() * flat.part;
+    const std::span<Storage> whole = full(f), mine = whole.subspan(first, count);
+    std::size_t away = kept.away;
+    if (flat.is_trainable) {
+      const auto masters = core_->state.masters(f);
+      on.device.copy(on.stream, std::span<const Storage>{masters},
+                     mine.subspan(kept.away, masters.size()));
+    } else if (kept.parameters_place == Place::device) {
+      on.device.cast(on.stream, std::span<const Compute>{core_->state.parameters(f)}, mine);
+    } else {
+      away = count;
+    }
+    if (away != 0) fetch(on, f, mine.first(away));
+    if (count < whole.size())
+      core_->mesh.shard().all_gather(on, std::span<const Storage>{mine}, whole);
+    core_->timeline.synchronize(comm_stream);
   }
-  void collect_offloaded(const Context<Device>& on, std::size_t f) {
-    const auto [first, count] = share(f);
-    Bounce bounce = core_->host().template allocate<Storage>(count, Purpose::transfers);
+  /// What host and disk have of flat f's parameters -> the device.
+  void fetch(const Context<Device>& on, std::size_t f, std::span<Storage> to) {
+    const Bounce bounce = core_->host().template allocate<Storage>(to.size(), Purpose::transfers);
     const Drain drain{core_->timeline};
     const auto take = [&](auto from, std::size_t at) {
       for (std::size_t i = 0; i < from.size(); ++i)
         bounce.data()[at + i] = static_cast<Storage>(static_cast<float>(from[i]));
     };
-    const KeptFlat& kept = core_->state.kept(f);
     if (core_->layout.flat(f).is_trainable) {
-      take(core_->state.masters(f), kept.away);
       take(core_->state.host_masters(f), 0);
       if constexpr (optimizer_place<S> == Place::nvme)
         visit_chunks<SwapAccess::reads>(
@@ -114,39 +146,38 @@ class SummonedGroup {
         visit_swapped_parameters<SwapAccess::reads>(*core_, f,
                                                     [&](auto values) { take(values, 0); });
     }
-    const std::span<Storage> whole = full(f), mine = whole.subspan(first, count);
-    on.device.copy(on.stream, std::span<const Storage>{bounce.span()}, mine);
-    if (count < whole.size())
-      core_->mesh.shard().all_gather(on, std::span<const Storage>{mine}, whole);
+    on.device.copy(on.stream, std::span<const Storage>{bounce.span()}, to);
     core_->timeline.synchronize(comm_stream);
   }
   void keep_offloaded(const Context<Device>& on, std::size_t f) {
     const FlatLayout& flat = core_->layout.flat(f);
-    Bounce bounce = core_->host().template allocate<Storage>(flat.padded, Purpose::transfers);
+    const std::span<const Storage> whole{full(f)};
+    const Bounce bounce = core_->host().template allocate<Storage>(flat.padded, Purpose::transfers);
     const Drain drain{core_->timeline};
-    on.device.copy(on.stream, std::span<const Storage>{full(f)}, bounce.span());
+    on.device.copy(on.stream, whole, bounce.span());
     core_->timeline.synchronize(comm_stream);
-    const auto give = [&](std::size_t begin) {
-      return [&, begin](auto to, std::size_t first) {
-        using T = typename decltype(to)::value_type;
-        for (std::size_t i = 0; i < to.size(); ++i)
-          to[i] = static_cast<T>(static_cast<float>(bounce.data()[begin + first + i]));
-      };
+    const auto give = [&](auto to, std::size_t begin) {
+      using T = typename decltype(to)::value_type;
+      for (std::size_t i = 0; i < to.size(); ++i)
+        to[i] = static_cast<T>(static_cast<float>(bounce.data()[begin + i]));
     };
-    core_->state.for_each_parameter_range(
-        f, [&](auto range, std::size_t begin) { give(begin)(range, 0); });
+    core_->state.for_each_parameter_range(f, [&](Place place, auto range, std::size_t begin) {
+      if (place == Place::host) return give(range, begin);
+      on.device.cast(on.stream, whole.subspan(begin, range.size()), range);
+    });
     if constexpr (parameters_place<S> == Place::nvme)
       visit_swapped_parameters<SwapAccess::writes>(
-          *core_, f, [&](auto values) { give(core_->mesh.shard().rank() * flat.part)(values, 0); });
+          *core_, f, [&](auto values) { give(values, core_->mesh.shard().rank() * flat.part); });
     if constexpr (optimizer_place<S> == Place::nvme)
       visit_chunks<SwapAccess::writes>(*core_, f, [&](const auto& view, std::size_t first) {
-        give(core_->state.updated_from(f))(view.masters, first);
+        give(view.masters, core_->state.updated_from(f) + first);
       });
   }
 
   Core* core_;
   std::size_t g_;
   typename Device::template Buffer<Storage> memory_;
+  Bounce shown_;
   Drain<typename Core::Timeline> drain_;  // an exception frees the memory behind what uses it
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/core.hpp>
-#include <shardexpr/model/initialize.hpp>
+#include <shardexpr/engine/initial_state.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -14,36 +14,6 @@
 // runs, in the memory that a step passes it through.
 
 namespace shardexpr::detail {
-
-/// Calls `visit(parameter, name)` for each parameter of its own of every unit: its layout and its
-/// name in checkpoints.
-template <class M, class Visit>
-void for_each_own_parameter(const Layout<M>& layout, Visit visit) {
-  Layout<M>::for_each_stage([&]<std::size_t St>() {
-    using Unit = typename M::Units::template Unit<St>;
-    for (std::size_t i = 0; i < layout.count(St); ++i)
-      for (const ParameterLayout& parameter : layout.unit(layout.first_unit(St) + i).parameters)
-        if (!parameter.is_tied) visit(parameter, parameter_name<Unit>(i, parameter.spec));
-  });
-}
-
-/// Fills `values`, which begin with flat f's element `begin`, from the formula of
-/// model/initialize.hpp, rounded to `Storage` first; what no parameter has is zero.
-template <class Storage, class M, class T>
-void fill_initial(const Layout<M>& layout, std::size_t f, std::size_t begin, std::span<T> values,
-                  std::uint64_t seed) {
-  std::fill(values.begin(), values.end(), T{});
-  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
-    if (parameter.flat != f) return;
-    const std::uint64_t hash = hash_of(name);
-    const std::size_t first = std::max(parameter.offset, begin);
-    const std::size_t last =
-        std::min(parameter.offset + parameter.spec.shape.count(), begin + values.size());
-    for (std::size_t i = first; i < last; ++i)
-      values[i - begin] = static_cast<T>(static_cast<Storage>(
-          initial_value(seed, hash, i - parameter.offset, parameter.spec.init)));
-  });
-}
 
 enum class SwapAccess { reads, writes };
 

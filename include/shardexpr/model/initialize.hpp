@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/macros.hpp>
 #include <shardexpr/core/type_name.hpp>
 #include <shardexpr/model/spec.hpp>
 
@@ -10,7 +11,7 @@
 namespace shardexpr {
 
 /// A bijective mix of 64 bits. Source: Steele, Lea & Flood, OOPSLA 2014 (SplitMix64's finalizer).
-constexpr std::uint64_t mix(std::uint64_t x) {
+SHARDEXPR_HOST_DEVICE constexpr std::uint64_t mix(std::uint64_t x) {
   x += 0x9e3779b97f4a7c15u;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
@@ -24,8 +25,8 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 ///
 /// z is the sum of the four 16-bit words of mix(mix(seed ^ hash(name)) + i), centred and divided
 /// by its deviation: near normal (kurtosis 2.7), never beyond 3.47.
-constexpr float initial_value(std::uint64_t seed, std::uint64_t name_hash, std::size_t i,
-                              Init init) {
+SHARDEXPR_HOST_DEVICE constexpr float initial_value(std::uint64_t seed, std::uint64_t name_hash,
+                                                    std::size_t i, Init init) {
   const std::uint64_t h = mix(mix(seed ^ name_hash) + i);
   const auto words = static_cast<std::int32_t>((h & 0xffff) + ((h >> 16) & 0xffff) +
                                                ((h >> 32) & 0xffff) + (h >> 48));

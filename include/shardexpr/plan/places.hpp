@@ -11,6 +11,19 @@
 
 namespace shardexpr::detail {
 
+/// Whether the host reads and writes the device's memory as its own; else what it is to see is
+/// copied to memory of the host beside the device.
+template <class Strategy>
+inline constexpr bool shares_memory = !requires {
+  requires !Strategy::device::shares_memory;
+};
+template <class Strategy>
+inline constexpr bool needs_host = is_offloaded<Strategy> || !shares_memory<Strategy>;
+/// Whether what a step decides goes down to the host: to update by it, or to read it.
+template <class Strategy>
+inline constexpr bool outcome_comes_down =
+    optimizer_place<Strategy> != Place::device || !shares_memory<Strategy>;
+
 /// Units compute with a copy of the parameters, in a dtype of its own.
 template <class Precision>
 inline constexpr bool computes_with_copy =

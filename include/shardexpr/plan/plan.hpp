@@ -71,10 +71,13 @@ constexpr void plan_transfers(const TransferCounts& transfers, const std::vector
   plan.to_device_bytes = transfers.to_device_bytes;
   plan.to_host_bytes = transfers.to_host_bytes;
   if constexpr (optimizer_place<Strategy> != Place::device) {
-    // The squares that the host adds up go up, what was decided comes down.
+    // The squares that the host adds up go up.
     plan.other_bytes += sizeof(ExactSum);
-    plan.host_other_bytes += sizeof(ExactSum) + sizeof(StepOutcome);
+    plan.host_other_bytes += sizeof(ExactSum);
     plan.to_device_bytes += sizeof(ExactSum);
+  }
+  if constexpr (outcome_comes_down<Strategy>) {
+    plan.host_other_bytes += sizeof(StepOutcome);
     plan.to_host_bytes += sizeof(StepOutcome);
   }
   if constexpr (is_on_disk<Strategy>) {
@@ -157,7 +160,7 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
   plan.peak_live_elements = step.peak_live_elements;
 
   plan.device_resident_bytes = plan.parameters_bytes + plan.gradients_bytes + plan.optimizer_bytes;
-  if constexpr (detail::is_offloaded<Strategy>)
+  if constexpr (detail::needs_host<Strategy>)
     detail::plan_transfers<Strategy>(step.transfers, all_kept, plan);
   plan.device_peak_bytes = plan.device_resident_bytes + plan.gathered_bytes + plan.resharded_bytes +
                            plan.full_gradients_bytes + plan.activations_bytes +

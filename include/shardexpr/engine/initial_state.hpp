@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/macros.hpp>
+#include <shardexpr/engine/core.hpp>
+#include <shardexpr/model/initialize.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+// What a trainer begins with. No rank holds more than its own part of it.
+
+namespace shardexpr::detail {
+
+/// Element i becomes element `first + i` of a parameter, or buffer, of that name: rounded to
+/// Storage first.
+template <class Storage, class T>
+struct InitialValues {
+  T* to;
+  std::uint64_t seed, name_hash;
+  std::size_t first;
+  Init init;
+
+  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
+    to[i] = static_cast<T>(static_cast<Storage>(initial_value(seed, name_hash, first + i, init)));
+  }
+};
+
+/// Calls `visit(parameter, name)` for each parameter of its own of every unit: its layout and its
+/// name in checkpoints.
+template <class M, class Visit>
+void for_each_own_parameter(const Layout<M>& layout, Visit visit) {
+  Layout<M>::for_each_stage([&]<std::size_t St>() {
+    using Unit = typename M::Units::template Unit<St>;
+    for (std::size_t i = 0; i < layout.count(St); ++i)
+      for (const ParameterLayout& parameter : layout.unit(layout.first_unit(St) + i).parameters)
+        if (!parameter.is_tied) visit(parameter, parameter_name<Unit>(i, parameter.spec));
+  });
+}
+
+/// What fills `values`, which begin with flat f's element `begin`: `visit(count, functor)` for each
+/// parameter that lies there.
+template <class Storage, class M, class T, class Visit>
+void for_each_initial_run(const Layout<M>& layout, std::size_t f, std::size_t begin,
+                          std::span<T> values, std::uint64_t seed, Visit visit) {
+  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
+    if (parameter.flat != f) return;
+    const std::size_t first = std::max(parameter.offset, begin);
+    const std::size_t last =
+        std::min(parameter.offset + parameter.spec.shape.count(), begin + values.size());
+    if (first < last)
+      visit(last - first,
+            InitialValues<Storage, T>{values.data() + (first - begin), seed, hash_of(name),
+                                      first - parameter.offset, parameter.spec.init});
+  });
+}
+
+/// Fills memory of the host; what no parameter has is zero.
+template <class Storage, class M, class T>
+void fill_initial(const Layout<M>& layout, std::size_t f, std::size_t begin, std::span<T> values,
+                  std::uint64_t seed) {
+  std::fill(values.begin(), values.end(), T{});
+  for_each_initial_run<Storage>(layout, f, begin, values, seed, [](std::size_t count, auto run) {
+    for (std::size_t i = 0; i < count; ++i) run(i);
+  });
+}
+
+/// Fills what this rank keeps of parameters in memory, the device's and the host's.
+/// Order:   when it returns, it is done.
+template <class M, class S>
+void initialize_memory(Core<M, S>& core, std::uint64_t seed) {
+  using Storage = typename S::precision::storage;
+  const auto on = core.timeline.context(compute_stream);
+  for (std::size_t f = 0; f < core.layout.flat_count(); ++f)
+    core.state.for_each_parameter_range(f, [&](Place place, auto values, std::size_t begin) {
+      if (place == Place::host) return fill_initial<Storage>(core.layout, f, begin, values, seed);
+      for_each_initial_run<Storage>(
+          core.layout, f, begin, values, seed, [&](std::size_t count, auto run) {
+            on.for_each(count, reads(), writes(std::span{run.to, count}), run);
+          });
+    });
+  core.timeline.synchronize(compute_stream);
+}
+
+}  // namespace shardexpr::detail
