@@ -5,8 +5,9 @@
 namespace shardexpr::detail {
 
 /// Calls `functor(i)` for each i below `count`. The iterations must not meet: the compiler is told
-/// so, and vectorizes without asking whether arrays overlap. A functor that loops itself has a
-/// member `is_loop`: then its own loops are what is vectorized.
+/// so, and vectorizes without asking whether arrays overlap. It is not told so of a functor that
+/// has a member `is_loop`: one that loops itself, so that its own loops are vectorized, or that
+/// cannot be.
 template <class Functor>
 [[gnu::always_inline]] inline void for_independent(std::size_t count, const Functor& functor) {
   if constexpr (requires { Functor::is_loop; }) {

@@ -18,6 +18,7 @@ namespace shardexpr::detail {
 /// Storage first.
 template <class Storage, class T>
 struct InitialValues {
+  static constexpr bool is_loop = true;  // clang++ finds no vectors for its integers
   T* to;
   std::uint64_t seed, name_hash;
   std::size_t first;
