@@ -90,7 +90,7 @@ class OffloadedGradients {
         core_->copy_down({"download", g}, from, as_reduced(core_->state.host_gradients(f)));
       else
         core_->copy_down({"download", g}, from, std::span<G>{at, from.size()});
-      at += core_->state.kept(f).away_places();
+      if (stages_) at += core_->state.kept(f).away_places();
     });
     const Mark down = core_->timeline.mark(down_stream);
     if constexpr (lands_apart) landing_.add_use(slot_, down);
@@ -100,7 +100,7 @@ class OffloadedGradients {
       const KeptFlat& kept = core_->state.kept(f);
       if (kept.away == 0) return;
       const std::span<const G> arrived{at, stages_ ? kept.away : 0};
-      at += kept.away_places();
+      if (stages_) at += kept.away_places();
       if constexpr (on_disk) {
         write_chunks(g, f, arrived, adds, is_last);
       } else {
@@ -156,7 +156,7 @@ class OffloadedGradients {
       if (kept.away == 0) return;
       const std::span<const G> from = stages_ ? std::span<const G>{staged, kept.away}
                                               : as_reduced(core_->state.host_gradients(f));
-      staged += kept.away_places();
+      if (stages_) staged += kept.away_places();
       core_->copy_up({"fetch gradients", g}, from, reduced_[f].first(kept.away));
     });
     const Mark up = core_->timeline.mark(up_stream);
