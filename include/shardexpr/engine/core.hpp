@@ -90,11 +90,10 @@ struct Core {
       on.device.copy(on.stream, std::span<const Value>{values}, seen.span());
       timeline.synchronize(id);
       visit(std::span<T>{seen.span()});
-      if constexpr (std::is_const_v<T>)
-        return;
-      else
+      if constexpr (!std::is_const_v<T>) {
         on.device.copy(on.stream, std::span<const Value>{seen.span()}, values);
-      timeline.synchronize(id);
+        timeline.synchronize(id);
+      }
     }
   }
   Host& host() {

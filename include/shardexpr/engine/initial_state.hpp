@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/loop.hpp>
 #include <shardexpr/core/macros.hpp>
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/model/initialize.hpp>
@@ -41,30 +42,29 @@ void for_each_own_parameter(const Layout<M>& layout, Visit visit) {
   });
 }
 
-/// What fills `values`, which begin with flat f's element `begin`: `visit(count, functor)` for each
-/// parameter that lies there.
-template <class Storage, class M, class T, class Visit>
-void for_each_initial_run(const Layout<M>& layout, std::size_t f, std::size_t begin,
-                          std::span<T> values, std::uint64_t seed, Visit visit) {
-  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
-    if (parameter.flat != f) return;
-    const std::size_t first = std::max(parameter.offset, begin);
-    const std::size_t last =
-        std::min(parameter.offset + parameter.spec.shape.count(), begin + values.size());
-    if (first < last)
-      visit(last - first,
-            InitialValues<Storage, T>{values.data() + (first - begin), seed, hash_of(name),
-                                      first - parameter.offset, parameter.spec.init});
-  });
+/// What of `values`, which begin with element `begin` of its flat, a parameter fills: `visit(count,
+/// functor)`, if it lies there.
+template <class Storage, class T, class Visit>
+void visit_initial_run(const ParameterLayout& parameter, std::uint64_t name_hash, std::size_t begin,
+                       std::span<T> values, std::uint64_t seed, Visit visit) {
+  const std::size_t first = std::max(parameter.offset, begin);
+  const std::size_t last =
+      std::min(parameter.offset + parameter.spec.shape.count(), begin + values.size());
+  if (first < last)
+    visit(last - first, InitialValues<Storage, T>{values.data() + (first - begin), seed, name_hash,
+                                                  first - parameter.offset, parameter.spec.init});
 }
 
-/// Fills memory of the host; what no parameter has is zero.
+/// Fills memory of the host that flat f's elements from `begin` on are to lie in; what no parameter
+/// has is zero.
 template <class Storage, class M, class T>
 void fill_initial(const Layout<M>& layout, std::size_t f, std::size_t begin, std::span<T> values,
                   std::uint64_t seed) {
   std::fill(values.begin(), values.end(), T{});
-  for_each_initial_run<Storage>(layout, f, begin, values, seed, [](std::size_t count, auto run) {
-    for (std::size_t i = 0; i < count; ++i) run(i);
+  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
+    if (parameter.flat == f)
+      visit_initial_run<Storage>(parameter, hash_of(name), begin, values, seed,
+                                 [](std::size_t count, auto run) { for_independent(count, run); });
   });
 }
 
@@ -74,14 +74,18 @@ template <class M, class S>
 void initialize_memory(Core<M, S>& core, std::uint64_t seed) {
   using Storage = typename S::precision::storage;
   const auto on = core.timeline.context(compute_stream);
-  for (std::size_t f = 0; f < core.layout.flat_count(); ++f)
-    core.state.for_each_parameter_range(f, [&](Place place, auto values, std::size_t begin) {
-      if (place == Place::host) return fill_initial<Storage>(core.layout, f, begin, values, seed);
-      for_each_initial_run<Storage>(
-          core.layout, f, begin, values, seed, [&](std::size_t count, auto run) {
-            on.for_each(count, reads(), writes(std::span{run.to, count}), run);
-          });
-    });
+  for_each_own_parameter(
+      core.layout, [&](const ParameterLayout& parameter, const std::string& name) {
+        const std::uint64_t name_hash = hash_of(name);
+        const auto fill = [&](Place place, auto values, std::size_t begin) {
+          visit_initial_run<Storage>(
+              parameter, name_hash, begin, values, seed, [&](std::size_t count, auto run) {
+                if (place == Place::host) return for_independent(count, run);
+                on.for_each(count, reads(), writes(std::span{run.to, count}), run);
+              });
+        };
+        core.state.for_each_parameter_range(parameter.flat, fill);
+      });
   core.timeline.synchronize(compute_stream);
 }
 

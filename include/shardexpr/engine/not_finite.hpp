@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace shardexpr::detail {
 
@@ -23,26 +24,33 @@ template <class M, class S>
 std::string parameter_not_finite(Core<M, S>& core) {
   const Layout<M>& layout = core.layout;
   // Parameters by their place in forward order, from 1; 0: none.
+  struct Placed {
+    const ParameterLayout* parameter;
+    std::uint64_t place;
+  };
   std::uint64_t place = 0, found = 0;
+  std::vector<std::vector<Placed>> trained(layout.flat_count());  // by flat, which is read once
   for (std::size_t u = 0; u < layout.unit_count(); ++u)
     for (const ParameterLayout& parameter : layout.unit(u).parameters) {
       ++place;
-      if (parameter.is_tied || !layout.flat(parameter.flat).is_trainable) continue;
-      const auto look = [&](auto range, std::size_t begin) {
-        core.state.for_each_in(parameter, begin, range, [&](auto gradient, std::size_t) {
-          if (!std::isfinite(static_cast<float>(gradient))) found = place;
-        });
-      };
-      core.state.for_each_gradient_range(
-          parameter.flat, [&](Place where, auto range, std::size_t begin) {
-            using G = typename decltype(range)::value_type;
-            const std::span<const G> values{range};
-            if (where == Place::host) return look(values, begin);
-            core.visit_on_host(compute_stream, values, [&](auto seen) { look(seen, begin); });
-          });
-      if constexpr (optimizer_place<S> == Place::nvme)
-        for_each_swapped_gradient(core, parameter.flat, look);
+      if (!parameter.is_tied && layout.flat(parameter.flat).is_trainable)
+        trained[parameter.flat].push_back({&parameter, place});
     }
+  for (std::size_t f = 0; f < trained.size(); ++f) {
+    if (trained[f].empty()) continue;
+    const auto look = [&](auto range, std::size_t begin) {
+      for (const Placed& placed : trained[f])
+        core.state.for_each_in(*placed.parameter, begin, range, [&](auto gradient, std::size_t) {
+          if (!std::isfinite(static_cast<float>(gradient))) found = std::max(found, placed.place);
+        });
+    };
+    core.state.for_each_gradient_range(f, [&](Place where, auto range, std::size_t begin) {
+      const std::span<const typename decltype(range)::value_type> values{range};
+      if (where == Place::host) return look(values, begin);
+      core.visit_on_host(compute_stream, values, [&](auto seen) { look(seen, begin); });
+    });
+    if constexpr (optimizer_place<S> == Place::nvme) for_each_swapped_gradient(core, f, look);
+  }
   auto all =
       core.device->template allocate<std::uint64_t>(1 + core.mesh.world().size(), Purpose::other);
   const Context<typename Core<M, S>::Device> on = core.begin(comm_stream, {"find not finite"});
