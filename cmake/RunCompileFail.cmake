@@ -37,7 +37,7 @@ foreach(dir IN LISTS SYSTEM_INCLUDES)
   list(APPEND flags -isystem ${dir})
 endforeach()
 if(FAMILY STREQUAL "nvcc")
-  list(APPEND flags -x cu -c -o /dev/null)
+  list(APPEND flags -x cu --ptx -o /dev/null)  # the front end is what is asked
 else()
   list(APPEND flags -fsyntax-only)
 endif()

@@ -3,7 +3,7 @@
 # cmake/test.sh [--only release|clang|asan|tsan]
 # Builds and tests every preset in turn and stops at the first that fails.
 #   release  g++: all tests, compile-fail cases under g++, clang++ and nvcc where installed
-#   clang    clang++: all tests, compile-fail cases under clang++
+#   clang    clang++: program tests
 #   asan     clang++, address and undefined behaviour: program tests
 #   tsan     clang++, data races: program tests
 # JOBS=n builds and tests n at a time (default 2).

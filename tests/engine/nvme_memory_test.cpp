@@ -9,6 +9,7 @@
 #include <string>
 
 #include "../support/offloaded.hpp"
+#include "../support/sanitized.hpp"
 #include <doctest/doctest.h>
 #include <pthread.h>
 #include <sys/resource.h>
@@ -79,19 +80,8 @@ int ending_in_little_memory(const std::string& directory) {
   ::_exit(ending);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_OWN_MEMORY 0  // sanitizers map memory of their own
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define HAS_OWN_MEMORY 0
-#endif
-#endif
-#ifndef HAS_OWN_MEMORY
-#define HAS_OWN_MEMORY 1
-#endif
-
 TEST_CASE("state of several times the memory trains on a disk, and fits nowhere else" *
-          doctest::skip(!HAS_OWN_MEMORY)) {
+          doctest::skip(SANITIZED)) {
   using Disk = Toy<In<OnNvme, Chunks>, sx::Over<sx::Solo>>;
   const sx::Plan plan = sx::plan<Disk>(deep, 1);
   CHECK(plan.nvme_bytes > 4 * spare_bytes);

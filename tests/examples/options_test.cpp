@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "../support/sanitized.hpp"
 #include "program.hpp"
 #include <doctest/doctest.h>
 #include <sys/stat.h>
@@ -201,7 +202,7 @@ TEST_CASE("--nvme that may not be written to" * doctest::skip(geteuid() == 0)) {
   }
 }
 
-TEST_CASE("what lies on the host counts as this machine's memory") {
+TEST_CASE("what lies on the host counts as this machine's memory" * doctest::skip(SANITIZED)) {
   for (const Listed& strategy : strategies())
     if (strategy.type.find("Offload<OnHost, OnHost>") != std::string::npos)
       // 8 TiB on the host, some 2 GiB on the device. A program that began it would stop at the

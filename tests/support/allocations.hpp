@@ -5,20 +5,12 @@
 #include <cstddef>
 #include <cstdlib>
 
+#include "sanitized.hpp"
 #include <malloc.h>
 
 inline std::atomic<std::size_t> allocations{0};
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define COUNTS_ALLOCATIONS 0  // sanitizers bring an allocator of their own
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define COUNTS_ALLOCATIONS 0
-#endif
-#endif
-#ifndef COUNTS_ALLOCATIONS
-#define COUNTS_ALLOCATIONS 1
-#endif
+#define COUNTS_ALLOCATIONS (!SANITIZED) // sanitizers bring an allocator of their own
 
 #if COUNTS_ALLOCATIONS
 // glibc's own entry points, so that the counting ones can stand in front of them.

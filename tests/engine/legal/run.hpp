@@ -6,19 +6,21 @@
 #include <shardexpr/engine/sharded.hpp>
 #include <shardexpr/engine/trainer_name.hpp>
 
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
+#include <cstring>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <vector>
 
 #include "../../support/check_plan.hpp"
 #include "../../support/scratch.hpp"
-#if defined(__linux__)
-#include <sys/prctl.h>
-#endif
 #include "../../support/train.hpp"
 #include "strategies.hpp"
 #include <doctest/doctest.h>
@@ -225,21 +227,27 @@ bool has_mesh(std::size_t world) {
   }
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__)
-inline constexpr std::size_t random_schedules = 40;  // sanitizers and second compilers look again
+#if defined(__clang__)
+inline constexpr std::size_t default_random_schedules = 40;  // sanitizers and second compilers
 #else
-inline constexpr std::size_t random_schedules = 1000;
+inline constexpr std::size_t default_random_schedules = 200;
 #endif
 
-#if defined(__linux__)
-// A thread that sleeps some microseconds sleeps fifty more, unless it, or who started it, says that
-// it minds.
-inline const int exact_sleep = ::prctl(PR_SET_TIMERSLACK, 1);
-#endif
+/// How many random schedules of each strategy: $SHARDEXPR_RANDOM_SCHEDULES, for a longer look.
+inline std::size_t random_schedules() {
+  const char* text = std::getenv("SHARDEXPR_RANDOM_SCHEDULES");
+  if (text == nullptr) return default_random_schedules;
+  std::size_t count = 0;
+  const auto [end, error] = std::from_chars(text, text + std::strlen(text), count);
+  if (error != std::errc{} || *end != '\0' || count < 2)
+    throw std::runtime_error{"SHARDEXPR_RANDOM_SCHEDULES is '" + std::string{text} +
+                             "'; give a count of at least 2"};
+  return count;
+}
 
 template <class S>
 void check_strategy(std::initializer_list<std::size_t> worlds,
-                    std::size_t schedules = random_schedules) {
+                    std::size_t schedules = random_schedules()) {
   using T = Trainer<S>;
   using Reference = typename reference<S>::type;
   const std::string name = sx::trainer_name<T>();
