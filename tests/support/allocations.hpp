@@ -10,7 +10,7 @@
 
 inline std::atomic<std::size_t> allocations{0};
 
-#define COUNTS_ALLOCATIONS (!SANITIZED) // sanitizers bring an allocator of their own
+#define COUNTS_ALLOCATIONS (!SANITIZED)  // sanitizers bring an allocator of their own
 
 #if COUNTS_ALLOCATIONS
 // glibc's own entry points, so that the counting ones can stand in front of them.

@@ -8,7 +8,6 @@
 #include <mutex>
 #include <new>
 #include <span>
-#include <type_traits>
 #include <utility>
 
 #include <sys/mman.h>
@@ -74,48 +73,11 @@ class Apart : public shardexpr::Cpu {
   explicit Apart(shardexpr::Execution) {}
 
   template <class T>
-  class Buffer {
-    static_assert(std::is_trivially_copyable_v<T>);
-
-   public:
-    Buffer() = default;
-    Buffer(T* data, std::size_t count, shardexpr::MemoryAccount* account,
-           shardexpr::Purpose purpose)
-        : data_{data}, count_{count}, account_{account}, purpose_{purpose} {}
-    Buffer(Buffer&& other) noexcept
-        : data_{std::exchange(other.data_, nullptr)},
-          count_{std::exchange(other.count_, 0)},
-          account_{other.account_},
-          purpose_{other.purpose_} {}
-    Buffer& operator=(Buffer&& other) noexcept {
-      std::swap(data_, other.data_);
-      std::swap(count_, other.count_);
-      std::swap(account_, other.account_);
-      std::swap(purpose_, other.purpose_);
-      return *this;
-    }
-    ~Buffer() {
-      if (data_ == nullptr) return;
-      account_->remove(purpose_, size_bytes());
-      deallocate(data_);
-    }
-    T* data() const { return data_; }
-    std::size_t count() const { return count_; }
-    std::size_t size_bytes() const { return count_ * sizeof(T); }
-    std::span<T> span() const { return {data_, count_}; }
-
-   private:
-    T* data_ = nullptr;
-    std::size_t count_ = 0;
-    shardexpr::MemoryAccount* account_ = nullptr;
-    shardexpr::Purpose purpose_ = shardexpr::Purpose::other;
-  };
+  using Buffer = shardexpr::detail::PlaceBuffer<Apart, T>;
   template <class T>
   Buffer<T> allocate(std::size_t count, shardexpr::Purpose purpose) {
     if (count == 0) return {};
-    T* data = static_cast<T*>(allocate_zeroed(count * sizeof(T)));
-    account().add(purpose, count * sizeof(T));
-    return {data, count, &account(), purpose};
+    return {static_cast<T*>(allocate_zeroed(count * sizeof(T))), count, account(), purpose};
   }
   static void* allocate_zeroed(std::size_t size_bytes) {
     return ClosedMemory::instance().allocate(size_bytes);

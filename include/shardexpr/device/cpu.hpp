@@ -10,6 +10,7 @@
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/device/cpu_copy.hpp>
 #include <shardexpr/device/cpu_stream.hpp>
+#include <shardexpr/device/place_buffer.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -82,44 +83,7 @@ class Cpu {
 
   /// Typed memory that returns itself. Moves, never copies.
   template <class T>
-  class Buffer {
-    static_assert(std::is_trivially_copyable_v<T>);
-
-   public:
-    Buffer() = default;
-    Buffer(Buffer&& other) noexcept
-        : data_{std::exchange(other.data_, nullptr)},
-          count_{std::exchange(other.count_, 0)},
-          account_{other.account_},
-          purpose_{other.purpose_} {}
-    Buffer& operator=(Buffer&& other) noexcept {
-      std::swap(data_, other.data_);
-      std::swap(count_, other.count_);
-      std::swap(account_, other.account_);
-      std::swap(purpose_, other.purpose_);
-      return *this;
-    }
-    ~Buffer() {
-      if (data_ == nullptr) return;
-      account_->remove(purpose_, count_ * sizeof(T));
-      std::free(data_);
-    }
-
-    T* data() const { return data_; }
-    std::size_t count() const { return count_; }
-    std::size_t size_bytes() const { return count_ * sizeof(T); }
-    std::span<T> span() const { return {data_, count_}; }
-
-   private:
-    friend class Cpu;
-    Buffer(T* data, std::size_t count, MemoryAccount* account, Purpose purpose)
-        : data_{data}, count_{count}, account_{account}, purpose_{purpose} {}
-
-    T* data_ = nullptr;
-    std::size_t count_ = 0;
-    MemoryAccount* account_ = nullptr;
-    Purpose purpose_ = Purpose::other;
-  };
+  using Buffer = detail::PlaceBuffer<Cpu, T>;
 
   /// Zeroed memory, charged to this rank.
   ///
@@ -129,9 +93,7 @@ class Cpu {
   template <class T>
   Buffer<T> allocate(std::size_t count, Purpose purpose) {
     if (count == 0) return {};
-    T* data = static_cast<T*>(allocate_zeroed(count * sizeof(T)));
-    account_.add(purpose, count * sizeof(T));
-    return {data, count, &account_, purpose};
+    return {static_cast<T*>(allocate_zeroed(count * sizeof(T))), count, account_, purpose};
   }
 
   /// Enqueues `work()`, which touches what is named and nothing else. An asynchronous stream copies
