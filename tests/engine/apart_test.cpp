@@ -23,12 +23,7 @@ static_assert(sx::HasHost<Apart> && !Apart::shares_memory && sx::Cpu::shares_mem
 static_assert(!sx::Traced<Apart>::shares_memory);
 
 template <class... Ps>
-using Near = sx::Sharded<toy::Autoencoder, Ps...>;
-template <class... Ps>
 using Far = sx::Sharded<toy::Autoencoder, Ps..., sx::On<Apart>>;
-using Mixed = sx::MixedPrecision<sx::bf16, sx::bf16>;
-template <class Parameters, class Optimizer>
-using In = sx::Offload<Parameters, Optimizer>;
 
 constexpr toy::Config wide{.inputs = 61, .width = 83, .depth = 2, .rows = 3};
 
@@ -60,14 +55,14 @@ TEST_CASE("all a program can do with a trainer gives the same bits, and the host
   for (const std::size_t world : {1, 2})
     for (const std::size_t micro_batches : {1, 2}) {
       const Job job{.world = world, .micro_batches = micro_batches, .config = wide};
-      const Story near = tell_story<Near<sx::NoShard>>(job);
+      const Story near = tell_story<Toy<sx::NoShard>>(job);
       check_story<sx::NoShard>(near, job);
       check_story<sx::FullShard, sx::PersistBelow<100>>(near, job);
       check_story<sx::ShardGradOp, In<sx::OnDevice, sx::Partly<1, 3>>>(near, job);
       check_story<sx::OffloadAll>(near, job);
       check_story<In<sx::OnHost, sx::OnDevice>>(near, job);
       check_story<In<sx::OnNvme, sx::OnNvme>>(near, job);
-      const Story near_mixed = tell_story<Near<Mixed, sx::ClipNorm>>(job);
+      const Story near_mixed = tell_story<Toy<Mixed, sx::ClipNorm>>(job);
       check_story<Mixed, sx::ClipNorm, sx::ShardOptimizer>(near_mixed, job);
       check_story<Mixed, sx::ClipNorm, sx::OffloadAll>(near_mixed, job);
     }
@@ -75,7 +70,7 @@ TEST_CASE("all a program can do with a trainer gives the same bits, and the host
 
 template <class... Ps>
 void check_plan_of(const Job& job) {
-  const Outcome near = train<Near<Ps...>>(job), far = train<Far<Ps...>>(job);
+  const Outcome near = train<Toy<Ps...>>(job), far = train<Far<Ps...>>(job);
   CHECK(far.losses == near.losses);
   CHECK(far.norms == near.norms);
   CHECK(far.weights == near.weights);
@@ -86,7 +81,7 @@ TEST_CASE("plan equals run, where what a step decides comes down to be read") {
   check_plan_of<sx::FullShard>(job);
   check_plan_of<sx::OffloadAll>(job);
   check_plan_of<In<sx::OnDevice, sx::OnNvme>>(job);
-  const auto near = sx::plan<Near<>>(wide, 2), far = sx::plan<Far<>>(wide, 2);
+  const auto near = sx::plan<Toy<>>(wide, 2), far = sx::plan<Far<>>(wide, 2);
   CHECK(near.to_host_bytes == 0);
   CHECK(far.to_host_bytes == sizeof(sx::StepOutcome));
   CHECK(far.host_peak_bytes == sizeof(sx::StepOutcome));
@@ -111,7 +106,7 @@ TEST_CASE("what is not finite is found on the device, and has its name") {
     });
     return error;
   };
-  const std::string near = error_of(std::type_identity<Near<>>{});
+  const std::string near = error_of(std::type_identity<Toy<>>{});
   CHECK(near.find("is not finite") != std::string::npos);
   CHECK(error_of(std::type_identity<Far<>>{}) == near);
   CHECK(error_of(std::type_identity<Far<sx::OffloadAll>>{}) == near);

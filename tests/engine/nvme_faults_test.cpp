@@ -23,26 +23,12 @@
 
 namespace {
 
-template <class... Ps>
-using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
-template <class Parameters, class Optimizer>
-using In = sx::Offload<Parameters, Optimizer>;
-using sx::OnDevice;
-using sx::OnNvme;
-using Chunks = sx::OnNvmeBy<32768>;
-
 constexpr Job medium{.steps = 5, .config = {.inputs = 31, .width = 37, .depth = 2, .rows = 3}};
 
 bool says(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-template <class S>
-sx::detail::SwapLayout<S> file_of(const toy::Config& config, std::size_t world) {
-  const sx::Layout<toy::Autoencoder> layout{config, sx::mesh_shape<S>(world).shards,
-                                            sx::detail::grouping_of<S, toy::Autoencoder>()};
-  return sx::detail::SwapLayout<S>{sx::detail::kept_flats<S>(layout, false)};
-}
 // Directories -------------------------------------------------------------------------------------
 
 using OnDisk = Toy<In<OnDevice, OnNvme>, sx::Over<sx::Solo>>;

@@ -18,14 +18,6 @@
 
 namespace {
 
-template <class... Ps>
-using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
-template <class Parameters, class Optimizer>
-using In = sx::Offload<Parameters, Optimizer>;
-using sx::OnDevice;
-using sx::OnNvme;
-using Chunks = sx::OnNvmeBy<32768>;
-
 // 4.7 million elements in 18 units: 16 bytes each of parameters, moments and gradients.
 constexpr toy::Config deep{.inputs = 16, .width = 512, .depth = 18, .rows = 1};
 constexpr std::size_t spare_bytes = std::size_t{16} << 20;

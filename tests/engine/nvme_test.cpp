@@ -14,27 +14,11 @@
 
 namespace {
 
-template <class... Ps>
-using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
-using Mixed = sx::MixedPrecision<sx::bf16, sx::bf16>;
-template <class Parameters, class Optimizer>
-using In = sx::Offload<Parameters, Optimizer>;
-using sx::OnDevice;
-using sx::OnHost;
-using sx::OnNvme;
-using Chunks = sx::OnNvmeBy<32768>;
-
 // Chunks ------------------------------------------------------------------------------------------
 
 // Flats of 119,000 elements: three chunks and a rest, of one rank of two one and a rest.
 constexpr toy::Config large{.inputs = 61, .width = 345, .depth = 2, .rows = 2};
 
-template <class S>
-sx::detail::SwapLayout<S> file_of(const toy::Config& config, std::size_t world) {
-  const sx::Layout<toy::Autoencoder> layout{config, sx::mesh_shape<S>(world).shards,
-                                            sx::detail::grouping_of<S, toy::Autoencoder>()};
-  return sx::detail::SwapLayout<S>{sx::detail::kept_flats<S>(layout, false)};
-}
 // Of the first flat of blocks.
 template <std::size_t Most>
 std::vector<std::size_t> chunk_counts() {

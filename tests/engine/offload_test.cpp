@@ -14,14 +14,6 @@
 
 namespace {
 
-template <class... Ps>
-using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
-using Mixed = sx::MixedPrecision<sx::bf16, sx::bf16>;
-template <class Parameters, class Optimizer>
-using In = sx::Offload<Parameters, Optimizer>;
-using sx::OnDevice;
-using sx::OnHost;
-
 // Flats of 7000 elements and more, that neither worlds nor fractions divide.
 constexpr toy::Config wide{.inputs = 61, .width = 83, .depth = 2, .rows = 3};
 

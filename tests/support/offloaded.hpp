@@ -4,6 +4,8 @@
 #include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
+#include <shardexpr/plan/places.hpp>
+#include <shardexpr/plan/swap_layout.hpp>
 
 #include <cstddef>
 #include <limits>
@@ -17,6 +19,24 @@
 #include <doctest/doctest.h>
 
 // Runs of strategies that offload beside the same without it: one way to train both.
+
+template <class... Ps>
+using Toy = sx::Sharded<toy::Autoencoder, Ps...>;
+using Mixed = sx::MixedPrecision<sx::bf16, sx::bf16>;
+template <class Parameters, class Optimizer>
+using In = sx::Offload<Parameters, Optimizer>;
+using sx::OnDevice;
+using sx::OnHost;
+using sx::OnNvme;
+using Chunks = sx::OnNvmeBy<32768>;
+
+/// Where the file of a rank has what.
+template <class S>
+sx::detail::SwapLayout<S> file_of(const toy::Config& config, std::size_t world) {
+  const sx::Layout<toy::Autoencoder> layout{config, sx::mesh_shape<S>(world).shards,
+                                            sx::detail::grouping_of<S, toy::Autoencoder>()};
+  return sx::detail::SwapLayout<S>{sx::detail::kept_flats<S>(layout, false)};
+}
 
 /// Who trains what, how often.
 struct Job {

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -51,7 +52,19 @@ class BufferState {
       return {};
     }
   }
-  const std::vector<Tensor<B>>& of_unit(std::size_t u) const { return units_[u]; }
+  /// `visit(name, view)` for each of unit u, in memory of the host.
+  template <class Unit, class Visit>
+  void show(Core<M, S>& core, const typename M::Config& config, std::size_t u, Visit& visit) {
+    auto kept = units_[u].begin();
+    for (const Spec& spec : buffer_specs_of<Unit>(config)) {
+      core.visit_on_host(compute_stream, std::span<B>{kept->data, kept->count()},
+                         [&](std::span<B> seen) {
+                           visit(parameter_name<Unit>(core.layout.unit(u).index, spec),
+                                 Tensor<B>{seen.data(), spec.shape});
+                         });
+      ++kept;
+    }
+  }
 
  private:
   typename Device::template Buffer<B> memory_;

@@ -202,20 +202,13 @@ class sharded {
 
   /// Shows this rank's buffers in memory of the host: `visit(name, Tensor<B>)`, in the order of the
   /// units, B the precision's `buffers`. They are the rank's own and may be changed. A view is
-  /// valid during its call alone. Order:   not collective.
+  /// valid during its call alone.
+  ///
+  /// Order:   not collective.
   template <class Visit>
   void for_each_buffer(Visit visit) {
     for_each_unit([&]<class Unit>(std::size_t u) {
-      std::size_t k = 0;
-      for (const Spec& spec : detail::buffer_specs_of<Unit>(config_)) {
-        using B = typename S::precision::buffers;
-        const Tensor<B> kept = passes_.buffers.of_unit(u)[k++];
-        core_.visit_on_host(detail::compute_stream, std::span<B>{kept.data, kept.count()},
-                            [&](std::span<B> seen) {
-                              visit(parameter_name<Unit>(core_.layout.unit(u).index, spec),
-                                    Tensor<B>{seen.data(), spec.shape});
-                            });
-      }
+      passes_.buffers.template show<Unit>(core_, config_, u, visit);
     });
   }
 
