@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <array>
-#include <bit>
-#include <cstddef>
+#include <shardexpr/core/macros.hpp>
+
 #include <cstdint>
 
 namespace shardexpr {
@@ -23,8 +22,8 @@ class ExactSum {
 
   /// Adds a non-negative term; bits below 2^-320 are dropped, term by term, so that order still
   /// does not matter.
-  void add(double term) {
-    const auto bits = std::bit_cast<std::uint64_t>(term);
+  SHARDEXPR_HOST_DEVICE void add(double term) {
+    const auto bits = __builtin_bit_cast(std::uint64_t, term);
     const int exponent = static_cast<int>((bits >> 52) & 0x7ff);
     if (exponent == 0x7ff || exponent > 1075 + 240) {  // infinite, NaN, or beyond any fp32 square
       special_ += term * 0x1p1000;
@@ -48,14 +47,14 @@ class ExactSum {
     limb_[k + 2] += static_cast<std::int64_t>(high);
   }
 
-  void add(const ExactSum& other) {
+  SHARDEXPR_HOST_DEVICE void add(const ExactSum& other) {
     for (int k = 0; k < limbs; ++k) limb_[k] += other.limb_[k];
     special_ += other.special_;
     normalize();
   }
 
   /// Moves what a limb holds above 32 bits into the next one: the form is then unique.
-  void normalize() {
+  SHARDEXPR_HOST_DEVICE void normalize() {
     for (int k = 0; k + 1 < limbs; ++k) {
       limb_[k + 1] += limb_[k] >> 32;
       limb_[k] &= 0xffffffff;
@@ -63,7 +62,7 @@ class ExactSum {
   }
 
   /// The sum, rounded to a double.
-  double value() const {
+  SHARDEXPR_HOST_DEVICE double value() const {
     ExactSum sum = *this;
     sum.normalize();
     double total = 0;
@@ -73,12 +72,12 @@ class ExactSum {
   }
 
  private:
-  static constexpr double power_of_two(int exponent) {
-    return std::bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52);
+  SHARDEXPR_HOST_DEVICE static constexpr double power_of_two(int exponent) {
+    return __builtin_bit_cast(double, static_cast<std::uint64_t>(exponent + 1023) << 52);
   }
 
-  std::array<std::int64_t, limbs> limb_{};
-  double special_ = 0;  // 0, infinity or NaN
+  std::int64_t limb_[limbs] = {};  // no std::array: device code may not call its members
+  double special_ = 0;             // 0, infinity or NaN
 };
 
 }  // namespace shardexpr

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/single_work.hpp>
 #include <shardexpr/engine/swap_state.hpp>
 #include <shardexpr/engine/unit_names.hpp>
 #include <shardexpr/model/unit.hpp>
@@ -54,7 +55,7 @@ std::string parameter_not_finite(Core<M, S>& core) {
   auto all =
       core.device->template allocate<std::uint64_t>(1 + core.mesh.world().size(), Purpose::other);
   const Context<typename Core<M, S>::Device> on = core.begin(comm_stream, {"find not finite"});
-  on.run(reads(), writes(all.span().first(1)), [to = all.data(), found] { *to = found; });
+  on.run(reads(), writes(all.span().first(1)), SetValue<std::uint64_t>{all.data(), found});
   core.mesh.world().all_gather(on, std::as_bytes(std::span<const std::uint64_t>{all.data(), 1}),
                                std::as_writable_bytes(all.span().subspan(1)));
   core.visit_on_host(comm_stream, std::span<const std::uint64_t>{all.span()}, [&](auto places) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/exact_sum.hpp>
+#include <shardexpr/core/macros.hpp>
 #include <shardexpr/engine/core.hpp>
+#include <shardexpr/engine/single_work.hpp>
 #include <shardexpr/engine/slots.hpp>
 
 #include <algorithm>
@@ -12,15 +14,22 @@
 
 namespace shardexpr::detail {
 
+template <class G, class Kept>
+struct AddTo {
+  Kept* to;
+  const G* from;
+  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
+    to[i] = static_cast<Kept>(static_cast<float>(to[i]) + static_cast<float>(from[i]));
+  }
+};
+
 /// from -> kept, or kept + from -> kept.
 template <class D, class G, class Kept>
 void keep_gradients(const Context<D>& on, std::span<const G> from, std::span<Kept> kept,
                     bool adds) {
   if (!adds) return on.device.cast(on.stream, from, kept);
   on.for_each(kept.size(), reads(from, kept), writes(kept),
-              [from = from.data(), to = kept.data()](std::size_t i) {
-                to[i] = static_cast<Kept>(static_cast<float>(to[i]) + static_cast<float>(from[i]));
-              });
+              AddTo<G, Kept>{kept.data(), from.data()});
 }
 
 /// Reduced gradients on their way from the device to where the optimizer's state lies, in the
@@ -183,8 +192,7 @@ class OffloadedGradients {
     const Mark up = core_->timeline.mark(up_stream);
     core_->timeline.order(compute_stream, up);
     const Context<Device> on = core_->begin(compute_stream, {"norm"});
-    on.run(reads(squares_up_.span(), to), writes(to),
-           [to = to.data(), from = squares_up_.data()] { to->add(*from); });
+    on.run(reads(squares_up_.span(), to), writes(to), AddSum{to.data(), squares_up_.data()});
     forget_squares(up);
   }
   /// Those of gradients that nobody wants.

@@ -2,10 +2,10 @@
 #pragma once
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/full_gradients.hpp>
+#include <shardexpr/engine/single_work.hpp>
 #include <shardexpr/engine/workspace.hpp>
 #include <shardexpr/plan/step_summary.hpp>
 
-#include <cmath>
 #include <cstddef>
 #include <span>
 
@@ -38,27 +38,24 @@ class Summary {
   void set_loss(double loss) {
     const Context<Device> on = core_->timeline.context(compute_stream);
     const std::span<StepSummary> mine = summaries_.span().first(1);
-    on.run(reads(), writes(mine), [=] { mine[0] = {ExactSum{}, loss}; });
+    on.run(reads(), writes(mine), BeginSummary{mine.data(), loss});
   }
   /// Adds this rank's loss of a micro-batch; the first begins anew.
   void add_loss(const Saved& workspace, std::size_t micro) {
     const Loss* loss = workspace.template loss<Loss>();
     const std::span<StepSummary> mine = summaries_.span().first(1);
     const Context<Device> on = core_->timeline.context(compute_stream);
+    const AddLoss<Loss> add{mine.data(), loss, micro == 0};
     if (micro == 0)
-      on.run(reads(std::span{loss, 1}), writes(mine), [=] {
-        mine[0] = {ExactSum{}, static_cast<double>(*loss)};
-      });
+      on.run(reads(std::span{loss, 1}), writes(mine), add);
     else
-      on.run(reads(std::span{loss, 1}, mine), writes(mine),
-             [=] { mine[0].loss += static_cast<double>(*loss); });
+      on.run(reads(std::span{loss, 1}, mine), writes(mine), add);
   }
   /// What backward begins with: the gradient of what is minimized by the loss.
   void seed_backward(const Saved& workspace, Loss value) {
     Loss* seed = workspace.template loss_gradient<Loss>();
-    core_->timeline.context(compute_stream).run(reads(), writes(std::span{seed, 1}), [=] {
-      *seed = value;
-    });
+    core_->timeline.context(compute_stream)
+        .run(reads(), writes(std::span{seed, 1}), SetValue<Loss>{seed, value});
   }
 
   /// Adds the squares of the reduced gradients that this rank answers for.
@@ -77,9 +74,8 @@ class Summary {
     if constexpr (host_decides)
       gradients.offloaded().send_squares({&summaries_.data()->gradient_squares, 1});
   }
-  /// Every rank learns the mean loss, the norm and what they mean for the update: the losses added
-  /// in rank order, the squares exactly. `losses`: how many each rank added up; `scale`: by what
-  /// their gradients are too large.
+  /// Every rank learns the mean loss, the norm and what they mean for the update. `losses`: how
+  /// many each rank added up; `scale`: by what their gradients are too large.
   void conclude(double losses, float scale, const typename Clipping::Options& clipping) {
     const std::span<StepSummary> mine = summaries_.span().first(1),
                                  all = summaries_.span().subspan(1);
@@ -87,20 +83,9 @@ class Summary {
     const Context<Device> on = core_->begin(comm_stream, {"summary"});
     core_->mesh.world().all_gather(on, std::as_bytes(std::span<const StepSummary>{mine}),
                                    std::as_writable_bytes(all));
-    const std::size_t shards = core_->mesh.shape().shards;
-    on.run(reads(all), writes(outcome_.span()), [=, to = outcome_.data()] {
-      ExactSum squares;
-      double loss = 0;
-      for (std::size_t r = 0; r < all.size(); ++r) {
-        if (r < shards) squares.add(all[r].gradient_squares);  // other copies' are the same
-        loss += all[r].loss;
-      }
-      const double norm = std::sqrt(squares.value()) / static_cast<double>(scale);
-      const double factor = Clipping::factor(clipping, norm) / static_cast<double>(scale);
-      *to = {{static_cast<float>(factor), Clipping::limit(clipping), !std::isfinite(norm)},
-             loss / static_cast<double>(all.size()) / losses,
-             norm};
-    });
+    on.run(reads(all), writes(outcome_.span()),
+           Conclude<Clipping>{outcome_.data(), all.data(), all.size(), core_->mesh.shape().shards,
+                              losses, scale, clipping, Clipping::limit(clipping)});
     concluded_ = core_->timeline.mark(comm_stream);
     if constexpr (host_decides) {
       core_->timeline.order(down_stream, concluded_);

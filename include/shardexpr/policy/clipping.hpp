@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/core/macros.hpp>
 #include <shardexpr/core/option_check.hpp>
 #include <shardexpr/policy/axis.hpp>
 
@@ -10,8 +11,9 @@ namespace shardexpr {
 
 /// How a step's gradients are held down before the update. Its values are given at run time as
 /// `Options`. Each gradient, averaged and without loss scale, is multiplied by `factor(options,
-/// norm)`, norm being the global L2 norm, and then held to [-limit(options), limit(options)]. It
-/// may have `static void check(const Options&)`, as an optimizer.
+/// norm)`, norm being the global L2 norm, and then held to [-limit(options), limit(options)].
+/// `factor` runs on the device, `limit` on the host. It may have `static void check(const
+/// Options&)`, as an optimizer.
 template <class P>
 concept ClippingPolicy = OnAxis<P, axis::Clipping> &&
     requires(const typename P::Options& options, double norm) {
@@ -23,7 +25,7 @@ concept ClippingPolicy = OnAxis<P, axis::Clipping> &&
 struct ClipNone {
   using axis = axis::Clipping;
   struct Options {};
-  static constexpr double factor(const Options&, double) { return 1; }
+  SHARDEXPR_HOST_DEVICE static constexpr double factor(const Options&, double) { return 1; }
   static constexpr float limit(const Options&) { return std::numeric_limits<float>::infinity(); }
 };
 
@@ -35,7 +37,7 @@ struct ClipNorm {
   struct Options {
     float max_norm = 1;
   };
-  static constexpr double factor(const Options& options, double norm) {
+  SHARDEXPR_HOST_DEVICE static constexpr double factor(const Options& options, double norm) {
     const double factor = static_cast<double>(options.max_norm) / (norm + 1e-6);
     return factor < 1 ? factor : 1;
   }
@@ -53,7 +55,7 @@ struct ClipValue {
   struct Options {
     float max_value = 1;
   };
-  static constexpr double factor(const Options&, double) { return 1; }
+  SHARDEXPR_HOST_DEVICE static constexpr double factor(const Options&, double) { return 1; }
   static constexpr float limit(const Options& options) { return options.max_value; }
   static void check(const Options& options) {
     OptionCheck{"ClipValue"}.require(options.max_value > 0, "max_value", options.max_value,
