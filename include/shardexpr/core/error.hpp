@@ -29,6 +29,12 @@ class IoError : public Error {
   using Error::Error;
 };
 
+/// A device that is not there, is not one that this was compiled for, or failed.
+class DeviceError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A collective that cannot complete: a peer left, failed, or entered another collective.
 class CommError : public Error {
  public:

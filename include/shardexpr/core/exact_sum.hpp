@@ -23,10 +23,19 @@ class ExactSum {
   /// Adds a non-negative term; bits below 2^-320 are dropped, term by term, so that order still
   /// does not matter.
   SHARDEXPR_HOST_DEVICE void add(double term) {
+    split(
+        term, [&](int k, std::int64_t value) { limb_[k] += value; },
+        [&](double special) { special_ += special; });
+  }
+
+  /// What adding a term adds: `limb(k, value)` to limb k, or `special(value)` once to the part that
+  /// is not finite. For who adds in parallel, integers in any order.
+  template <class Limb, class Special>
+  SHARDEXPR_HOST_DEVICE static void split(double term, Limb limb, Special special) {
     const auto bits = __builtin_bit_cast(std::uint64_t, term);
     const int exponent = static_cast<int>((bits >> 52) & 0x7ff);
     if (exponent == 0x7ff || exponent > 1075 + 240) {  // infinite, NaN, or beyond any fp32 square
-      special_ += term * 0x1p1000;
+      special(term * 0x1p1000);
       return;
     }
     if (exponent == 0) return;  // subnormal doubles lie far below 2^-320
@@ -35,16 +44,16 @@ class ExactSum {
     const int shift = exponent - 1075 - lowest_exponent;  // weight of the lowest bit
     if (shift <= -53) return;
     if (shift < 0) {
-      limb_[0] += static_cast<std::int64_t>((significand >> -shift) & 0xffffffffu);
-      limb_[1] += static_cast<std::int64_t>((significand >> -shift) >> 32);
+      limb(0, static_cast<std::int64_t>((significand >> -shift) & 0xffffffffu));
+      limb(1, static_cast<std::int64_t>((significand >> -shift) >> 32));
       return;
     }
     const int k = shift / 32, s = shift % 32;
     const std::uint64_t low = significand << s;
     const std::uint64_t high = s == 0 ? 0 : significand >> (64 - s);
-    limb_[k] += static_cast<std::int64_t>(low & 0xffffffffu);
-    limb_[k + 1] += static_cast<std::int64_t>(low >> 32);
-    limb_[k + 2] += static_cast<std::int64_t>(high);
+    limb(k, static_cast<std::int64_t>(low & 0xffffffffu));
+    limb(k + 1, static_cast<std::int64_t>(low >> 32));
+    limb(k + 2, static_cast<std::int64_t>(high));
   }
 
   SHARDEXPR_HOST_DEVICE void add(const ExactSum& other) {
@@ -52,6 +61,10 @@ class ExactSum {
     special_ += other.special_;
     normalize();
   }
+
+  /// For who adds what `split` gives, in parallel.
+  SHARDEXPR_HOST_DEVICE std::int64_t* limb_data() { return limb_; }
+  SHARDEXPR_HOST_DEVICE double* special_data() { return &special_; }
 
   /// Moves what a limb holds above 32 bits into the next one: the form is then unique.
   SHARDEXPR_HOST_DEVICE void normalize() {
