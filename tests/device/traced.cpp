@@ -427,7 +427,7 @@ TEST_CASE("the rest is the device's own") {
     device.account().add(Purpose::other, 1);
   }
   CHECK(device.account().live_bytes() == 1);
-  void* memory = Traced<Opened>::allocate_zeroed(100);
+  void* memory = device.allocate_zeroed(100);
   CHECK(static_cast<char*>(memory)[99] == 0);
   Traced<Opened>::deallocate(memory);
   // A stream without a device is recorded from its first operation.

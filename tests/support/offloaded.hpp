@@ -50,8 +50,10 @@ template <class Device>
 Device device_of(std::size_t rank, shardexpr::Execution execution) {
   if constexpr (std::is_constructible_v<Device, shardexpr::CheckOptions, shardexpr::Execution>)
     return Device{shardexpr::CheckOptions{rank + 1, {}}, execution};
-  else
+  else if constexpr (std::is_constructible_v<Device, shardexpr::Execution>)
     return Device{execution};
+  else
+    return Device{};
 }
 
 /// Gives options a directory, if they want one.

@@ -147,7 +147,9 @@ class Team {
   /// What the ranks published when they met.
   class Meeting {
    public:
-    Meeting(const Slot* slots, std::size_t turn) : slots_{slots}, turn_{turn} {}
+    Meeting(const std::vector<Slot>& slots, std::size_t turn)
+        : slots_{slots.data()}, size_{slots.size()}, turn_{turn} {}
+    std::size_t size() const { return size_; }
     const Published& operator[](std::size_t rank) const { return slots_[rank].published[turn_]; }
     template <class T>
     T* data(std::size_t rank) const {
@@ -156,7 +158,7 @@ class Team {
 
    private:
     const Slot* slots_;
-    std::size_t turn_;
+    std::size_t size_, turn_;
   };
 
   static std::vector<std::size_t> all_ranks(std::size_t world) {
@@ -194,7 +196,7 @@ class Team {
     const std::size_t turn = slot.turn++ % 2;
     slot.published[turn] = mine;
     if (!arrive_and_wait(true)) throw_ended(rank, mine.call);
-    const Meeting meeting{slots_.data(), turn};
+    const Meeting meeting{slots_, turn};
     for (std::size_t peer = 1; peer < size(); ++peer)
       if (!(meeting[peer].call == meeting[0].call))  // the same verdict in every rank
         throw CommError(name(0) + ": " + meeting[0].call.text() + ", " + name(peer) + ": " +

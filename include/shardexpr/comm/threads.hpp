@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/comm/concepts.hpp>
+#include <shardexpr/comm/rank_kernels.hpp>
 #include <shardexpr/comm/rank_sum.hpp>
 #include <shardexpr/comm/shared_buffer.hpp>
 #include <shardexpr/comm/team.hpp>
@@ -14,6 +15,7 @@
 #include <exception>
 #include <memory>
 #include <span>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -22,7 +24,8 @@
 namespace shardexpr {
 
 /// Ranks that are threads of one process. They publish pointers and read the peers' memory in
-/// place: nothing is staged.
+/// place: nothing is staged. On a GPU, kernels read it: of one GPU, or of several that reach each
+/// other's memory.
 ///
 /// Shapes:  as in `Communicator`; W = size().
 /// Order:   every rank calls the same collectives in the same order; calls and spans are compared.
@@ -69,11 +72,14 @@ class Threads {
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank_);
     traffic_.add_all_gather(size(), shard.size_bytes());
-    ctx.run(reads(shard), writes(full), [=, team = team_.get(), rank = rank_] {
-      const auto met = team->meet(rank, {call, shard.data()});
-      for (std::size_t peer = 0; peer < team->size(); ++peer)
-        copy<T>(met.template data<const T>(peer), full.data() + peer * shard.size(), shard.size());
-      team->part();
+    enqueue(ctx, reads(shard), writes(full), call, shard.data(), [=](const auto& met) {
+      if constexpr (detail::runs_on_host<D>)
+        for (std::size_t peer = 0; peer < met.size(); ++peer)
+          copy<T>(met.template data<const T>(peer), full.data() + peer * shard.size(),
+                  shard.size());
+      else
+        D::for_each_at_once(full.size(),
+                            detail::GatherRows<T>{rows<const T>(met), shard.size(), full.data()});
     });
   }
 
@@ -90,7 +96,8 @@ class Threads {
     if (count % size() != 0)
       call.refuse("the count must be a multiple of the " + std::to_string(size()) + " ranks");
     std::shared_ptr<void> memory;
-    if (rank_ == 0 && count != 0) memory = {D::allocate_zeroed(count * sizeof(T)), &D::deallocate};
+    if (rank_ == 0 && count != 0)
+      memory = {device.allocate_zeroed(count * sizeof(T)), &D::deallocate};
     const auto met = team_->meet(rank_, {call, &memory});
     if (rank_ != 0) memory = *met.template data<const std::shared_ptr<void>>(0);
     team_->part();
@@ -111,10 +118,8 @@ class Threads {
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank_);
     traffic_.add_all_gather(size(), shard.size_bytes());
-    ctx.run(reads(shard), writes(full), [=, team = team_.get(), rank = rank_] {
-      team->meet(rank, {call, nullptr});
-      copy<T>(shard.data(), full.data() + rank * shard.size(), shard.size());
-      team->part();
+    enqueue(ctx, reads(shard), writes(full), call, nullptr, [=, rank = rank_](const auto&) {
+      copy_piece<D, T>(shard.data(), full.data() + rank * shard.size(), shard.size());
     });
   }
 
@@ -128,13 +133,16 @@ class Threads {
     detail::check_in_place<T>(call, full, shard, rank_);
     detail::check_reduction<T>(call);
     traffic_.add_reduce_scatter(size(), shard.size_bytes());
-    ctx.run(reads(full), writes(shard), [=, team = team_.get(), rank = rank_] {
-      const auto met = team->meet(rank, {call, full.data()});
+    enqueue(ctx, reads(full), writes(shard), call, full.data(), [=, rank = rank_](const auto& met) {
       const std::size_t at = rank * shard.size();
-      detail::sum_rows<T>(team->size(), shard.size(), detail::scale_of<T>(reduction, team->size()),
-                          shard.data(),
-                          [&](std::size_t peer) { return met.template data<const T>(peer) + at; });
-      team->part();
+      const auto scale = detail::scale_of<T>(reduction, met.size());
+      if constexpr (detail::runs_on_host<D>)
+        detail::sum_rows<T>(met.size(), shard.size(), scale, shard.data(), [&](std::size_t peer) {
+          return met.template data<const T>(peer) + at;
+        });
+      else
+        D::for_each_at_once(shard.size(), detail::SumRows<T>{rows<const T>(met, at), met.size(),
+                                                             scale, shard.data()});
     });
   }
 
@@ -145,23 +153,21 @@ class Threads {
     call.reduction = reduction;
     detail::check_reduction<T>(call);
     traffic_.add_all_reduce(size(), values.size(), sizeof(T));
-    ctx.run(reads(values), writes(values), [=, team = team_.get(), rank = rank_] {
-      const auto met = team->meet(rank, {call, values.data()});
-      const std::size_t world = team->size();
-      // Each rank owns a slice: it alone reads it, from every rank, and writes it back to every
-      // rank, block by block while the sum is in cache.
-      const std::size_t slice = round_up(ceil_div(values.size(), world), block_elements);
-      const std::size_t end = std::min(values.size(), (rank + 1) * slice);
-      alignas(detail::cache_line_bytes) T sum[detail::sum_block];
-      for (std::size_t at = rank * slice; at < end; at += detail::sum_block) {
-        const std::size_t n = std::min(detail::sum_block, end - at);
-        detail::sum_rows<T>(world, n, detail::scale_of<T>(reduction, world), sum,
-                            [&](std::size_t peer) { return met.template data<T>(peer) + at; });
-        for (std::size_t peer = 0; peer < world; ++peer)
-          copy<T>(sum, met.template data<T>(peer) + at, n);
-      }
-      team->part();
-    });
+    enqueue(ctx, reads(values), writes(values), call, values.data(),
+            [=, rank = rank_](const auto& met) {
+              // Each rank owns a slice: it alone reads it, from every rank, and writes it back to
+              // every rank.
+              const std::size_t world = met.size();
+              const std::size_t slice = round_up(ceil_div(values.size(), world), block_elements);
+              const std::size_t begin = std::min(values.size(), rank * slice);
+              const std::size_t end = std::min(values.size(), begin + slice);
+              const auto scale = detail::scale_of<T>(reduction, world);
+              if constexpr (detail::runs_on_host<D>)
+                sum_to_all<T>(met, begin, end, scale);
+              else
+                D::for_each_at_once(end - begin,
+                                    detail::SumRowsToAll<T>{rows<T>(met, begin), world, scale});
+            });
   }
 
   /// Shapes:  values (n,) of rank `root` -> values (n,) of every rank.
@@ -171,10 +177,8 @@ class Threads {
     call.root = root;
     detail::check_root(call, size());
     if (rank_ == root) traffic_.add_broadcast(size(), values.size_bytes());
-    ctx.run(reads(values), writes(values), [=, team = team_.get(), rank = rank_] {
-      const auto met = team->meet(rank, {call, values.data()});
-      copy<T>(met.template data<const T>(root), values.data(), values.size());
-      team->part();
+    enqueue(ctx, reads(values), writes(values), call, values.data(), [=](const auto& met) {
+      copy_piece<D, T>(met.template data<const T>(root), values.data(), values.size());
     });
   }
 
@@ -188,11 +192,14 @@ class Threads {
     detail::check_pieces(call, size(), "from", from.size(), piece);
     detail::check_disjoint<T>(call, from, to);
     traffic_.add_all_to_all(size(), piece * sizeof(T));
-    ctx.run(reads(from), writes(to), [=, team = team_.get(), rank = rank_] {
-      const auto met = team->meet(rank, {call, from.data()});
-      for (std::size_t peer = 0; peer < team->size(); ++peer)
-        copy<T>(met.template data<const T>(peer) + rank * piece, to.data() + peer * piece, piece);
-      team->part();
+    enqueue(ctx, reads(from), writes(to), call, from.data(), [=, rank = rank_](const auto& met) {
+      const std::size_t at = rank * piece;
+      if constexpr (detail::runs_on_host<D>)
+        for (std::size_t peer = 0; peer < met.size(); ++peer)
+          copy<T>(met.template data<const T>(peer) + at, to.data() + peer * piece, piece);
+      else
+        D::for_each_at_once(to.size(),
+                            detail::GatherRows<T>{rows<const T>(met, at), piece, to.data()});
     });
   }
 
@@ -200,7 +207,8 @@ class Threads {
   template <class D>
   void barrier(const Context<D>& ctx) {
     const detail::Call call{.collective = detail::Collective::barrier, .sequence = ++sequence_};
-    ctx.run(reads(), writes(), [=, team = team_.get(), rank = rank_] { team->meet(rank, {call}); });
+    run_on_host(ctx, reads(), writes(),
+                [=, team = team_.get(), rank = rank_] { team->meet(rank, {call}); });
   }
 
   /// A communicator of the ranks with an equal color, ordered by (key, rank), as MPI_Comm_split.
@@ -229,9 +237,70 @@ class Threads {
   detail::Call call(detail::Collective collective, std::size_t count) {
     return detail::call_of<T>(collective, ++sequence_, count);
   }
+
+  /// Enqueues what this rank does when all have met: `work(meeting)`. A rank whose kernel fails
+  /// parts from its peers all the same.
+  template <class D, std::size_t R, std::size_t W, class Work>
+  void enqueue(const Context<D>& ctx, const Reads<R>& reads, const Writes<W>& writes,
+               const detail::Call& call, const void* mine, Work work,
+               SourceLocation where = SourceLocation::current()) {
+    if constexpr (!detail::runs_on_host<D>)
+      if (size() > detail::Rows<int>::most)
+        call.refuse("kernels read the memory of at most " +
+                    std::to_string(detail::Rows<int>::most) + " ranks of a process");
+    run_on_host(
+        ctx, reads, writes,
+        [=, team = team_.get(), rank = rank_] {
+          struct Part {
+            Team* team;
+            ~Part() { team->part(); }
+          };
+          const auto met = team->meet(rank, {call, mine});
+          const Part part{team};
+          work(met);
+        },
+        where);
+  }
+  /// To wait for peers takes a thread of the host.
+  template <class D, std::size_t R, std::size_t W, class Work>
+  static void run_on_host(const Context<D>& ctx, const Reads<R>& reads, const Writes<W>& writes,
+                          Work work, SourceLocation where = SourceLocation::current()) {
+    if constexpr (detail::runs_on_host<D>)
+      ctx.run(reads, writes, std::move(work), where);
+    else
+      ctx.device.host().run(ctx.stream, reads, writes, std::move(work), where);
+  }
+
   template <class T>
   static void copy(const T* from, T* to, std::size_t count) {
     if (from != to) detail::copy_bytes(to, from, count * sizeof(T));
+  }
+  template <class D, class T>
+  static void copy_piece(const T* from, T* to, std::size_t count) {
+    if constexpr (detail::runs_on_host<D>)
+      copy<T>(from, to, count);
+    else if (from != to)
+      D::for_each_at_once(count, detail::CopyRow<T>{from, to});
+  }
+  /// Block by block while the sum is in cache.
+  template <class T>
+  static void sum_to_all(const auto& met, std::size_t begin, std::size_t end,
+                         detail::SumOf<T> scale) {
+    alignas(detail::cache_line_bytes) T sum[detail::sum_block];
+    for (std::size_t at = begin; at < end; at += detail::sum_block) {
+      const std::size_t n = std::min(detail::sum_block, end - at);
+      detail::sum_rows<T>(met.size(), n, scale, sum,
+                          [&](std::size_t peer) { return met.template data<T>(peer) + at; });
+      for (std::size_t peer = 0; peer < met.size(); ++peer)
+        copy<T>(sum, met.template data<T>(peer) + at, n);
+    }
+  }
+  template <class T>
+  static detail::Rows<T> rows(const auto& met, std::size_t at = 0) {
+    detail::Rows<T> rows;
+    for (std::size_t peer = 0; peer < met.size(); ++peer)
+      rows.row[peer] = met.template data<T>(peer) + at;
+    return rows;
   }
 
   std::shared_ptr<Team> team_;

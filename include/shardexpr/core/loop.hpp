@@ -12,8 +12,7 @@ template <class Functor>
 [[gnu::always_inline]] inline void for_independent(std::size_t count, const Functor& functor) {
   if constexpr (requires { Functor::is_loop; }) {
     for (std::size_t i = 0; i < count; ++i) functor(i);
-    return;
-  }
+  } else {
 #if defined(__clang__)
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wpass-failed"  // a functor may call what does not vectorize
@@ -21,10 +20,11 @@ template <class Functor>
 #elif defined(__GNUC__)
 #pragma GCC ivdep
 #endif
-  for (std::size_t i = 0; i < count; ++i) functor(i);
+    for (std::size_t i = 0; i < count; ++i) functor(i);
 #if defined(__clang__)
 #pragma clang diagnostic pop
 #endif
+  }
 }
 
 }  // namespace shardexpr::detail

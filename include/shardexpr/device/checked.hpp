@@ -145,12 +145,16 @@ class Checked : public detail::CheckedPlace<D, D>, public detail::CheckedHost<D>
 
   auto execution() const requires requires(const D& device) { device.execution(); }
   { return device_.execution(); }
-  static void* allocate_zeroed(std::size_t size_bytes) requires requires {
-    D::allocate_zeroed(std::size_t{1});
+  void* allocate_zeroed(std::size_t size_bytes) requires requires(D& device) {
+    device.allocate_zeroed(std::size_t{1});
   }
-  { return D::allocate_zeroed(size_bytes); }
+  { return device_.allocate_zeroed(size_bytes); }
   static void deallocate(void* memory) requires requires(void* some) { D::deallocate(some); }
   { D::deallocate(memory); }
+  template <class Functor>
+  static void for_each_at_once(std::size_t count, const Functor& functor) {
+    D::for_each_at_once(count, functor);
+  }
 
  private:
   // A component of the clocks is taken over by a later stream: by then the host knows the former

@@ -35,6 +35,11 @@ struct OwnThread {};
 /// `D::shares_memory`: the host may read and write the device's memory as its own, when nothing is
 /// under way there. Where it says no the engine goes through memory of the host beside the device.
 ///
+/// `D::runs_on_host`, where it is there and true: an operation is run by a thread of the host, and
+/// may be any callable. Elsewhere a kernel runs it: a named type of plain members, whose call is
+/// marked SHARDEXPR_HOST_DEVICE. Such a device also has `D::for_each_at_once(count, functor)`, for
+/// threads of the host beside it: it returns when the kernel has ended.
+///
 /// `annotate`, `retire` and `note_live` tell a checking or tracing device what a stream is doing:
 /// whom the next operations serve, that a block's content is dead, how much of an arena is in use.
 /// Others do nothing there.
@@ -90,6 +95,13 @@ concept HasHost = Device<D> &&
   host.note_live(stream, Purpose::other, std::size_t{1});
   { host.account() } -> std::convertible_to<const MemoryAccount&>;
 };
+
+namespace detail {
+template <class D>
+inline constexpr bool runs_on_host = requires {
+  requires D::runs_on_host;
+};
+}  // namespace detail
 
 /// What a unit's code gets to work with: a device and the stream to enqueue on.
 template <class D>

@@ -8,12 +8,14 @@
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/device/cuda_error.cuh>
 #include <shardexpr/device/cuda_kernels.cuh>
+#include <shardexpr/device/cuda_memory.cuh>
 #include <shardexpr/device/cuda_stream.cuh>
+#include <shardexpr/device/place_buffer.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <memory>
-#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,51 +23,6 @@
 #include <utility>
 
 namespace shardexpr {
-namespace detail {
-
-/// Where a CUDA buffer lies: how its memory is got, charged to one account.
-template <class Place, class T>
-class CudaBuffer {
-  static_assert(std::is_trivially_copyable_v<T>);
-
- public:
-  CudaBuffer() = default;
-  CudaBuffer(T* data, std::size_t count, MemoryAccount& account, Purpose purpose)
-      : data_{data}, count_{count}, account_{&account}, purpose_{purpose} {
-    account_->add(purpose_, size_bytes());
-  }
-  CudaBuffer(CudaBuffer&& other) noexcept
-      : data_{std::exchange(other.data_, nullptr)},
-        count_{std::exchange(other.count_, 0)},
-        account_{other.account_},
-        purpose_{other.purpose_} {}
-  CudaBuffer& operator=(CudaBuffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(count_, other.count_);
-    std::swap(account_, other.account_);
-    std::swap(purpose_, other.purpose_);
-    return *this;
-  }
-  ~CudaBuffer() {
-    if (data_ == nullptr) return;
-    account_->remove(purpose_, size_bytes());
-    Place::deallocate(data_);
-  }
-
-  T* data() const { return data_; }
-  std::size_t count() const { return count_; }
-  std::size_t size_bytes() const { return count_ * sizeof(T); }
-  std::span<T> span() const { return {data_, count_}; }
-
- private:
-  T* data_ = nullptr;
-  std::size_t count_ = 0;
-  MemoryAccount* account_ = nullptr;
-  Purpose purpose_ = Purpose::other;
-};
-
-}  // namespace detail
-
 /// One GPU, for one rank. Its memory is the GPU's own, never managed; the host beside it has pinned
 /// memory, and computes on threads of its own, one a stream that it works on.
 ///
@@ -104,62 +61,69 @@ class Cuda {
   int ordinal() const { return ordinal_; }
 
   template <class T>
-  using Buffer = detail::CudaBuffer<Cuda, T>;
+  using Buffer = detail::PlaceBuffer<Cuda, T>;
 
   /// Zeroed memory of the GPU, charged to this rank.
   /// Errors:  throws std::bad_alloc; nothing is charged then.
   template <class T>
   Buffer<T> allocate(std::size_t count, Purpose purpose) {
     if (count == 0) return {};
-    const detail::CudaCurrent current{ordinal_};
     return {static_cast<T*>(allocate_zeroed(count * sizeof(T))), count, account_, purpose};
   }
-  /// The same of the thread's current device, charged to nobody.
-  static void* allocate_zeroed(std::size_t size_bytes) {
-    void* data = nullptr;
-    const cudaError_t error = cudaMalloc(&data, size_bytes);
-    if (error == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();  // it is told; what comes next is not to find it
-      throw std::bad_alloc{};
-    }
-    detail::cuda_check(error, "allocate");
-    detail::cuda_check(cudaMemset(data, 0, size_bytes), "zero new memory");
-    detail::cuda_check(cudaDeviceSynchronize(), "zero new memory");
+  /// The same, charged to nobody.
+  void* allocate_zeroed(std::size_t size_bytes) {
+    const detail::CudaCurrent current{ordinal_};
+    void* data = detail::CudaMemory::instance().take(ordinal_, size_bytes);
+    // Not on the device's default stream, which waits for those of other ranks.
+    detail::cuda_check(cudaMemsetAsync(data, 0, size_bytes, cudaStreamPerThread),
+                       "zero new memory");
+    detail::cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "zero new memory");
     return data;
   }
-  static void deallocate(void* memory) { (void)cudaFree(memory); }
+  static void deallocate(void* memory) { detail::CudaMemory::instance().give(memory); }
 
   /// Runs `work()` by one thread of the GPU: a named type whose call is SHARDEXPR_HOST_DEVICE.
   template <std::size_t R, std::size_t W, class Work>
   void run(Stream& stream, const Reads<R>&, const Writes<W>&, Work work,
            SourceLocation = SourceLocation::current()) {
-    stream.on_device([&](cudaStream_t on) { detail::run_once<<<1, 1, 0, on>>>(work); },
-                     "start an operation");
+    stream.on_device([&](cudaStream_t on) {
+      detail::cuda_launch(on, 1, 1, "start an operation", detail::run_once<Work>, work);
+    });
   }
   /// Calls `functor(i)` for each i below `count`, by as many threads; as `Cpu::for_each`.
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream& stream, std::size_t count, const Reads<R>&, const Writes<W>&,
                 Functor functor, SourceLocation = SourceLocation::current()) {
     if (count == 0) return;
-    stream.on_device(
-        [&](cudaStream_t on) {
-          detail::run_each<<<blocks_for(count), detail::cuda_block_threads, 0, on>>>(functor,
-                                                                                     count);
-        },
-        "start an element-wise operation");
+    stream.on_device([&](cudaStream_t on) {
+      detail::cuda_launch(on, blocks_for(count), detail::cuda_block_threads,
+                          "start an element-wise operation", detail::run_each<Functor>, functor,
+                          count);
+    });
+  }
+  /// The same in a thread of the host beside the GPU: returns when the kernel has ended. Behind
+  /// nothing else, and nothing waits for it.
+  template <class Functor>
+  static void for_each_at_once(std::size_t count, const Functor& functor) {
+    if (count == 0) return;
+    constexpr std::size_t most_blocks = 1024;
+    const auto blocks = std::min(
+        (count + detail::cuda_block_threads - 1) / detail::cuda_block_threads, most_blocks);
+    detail::cuda_launch(cudaStreamPerThread, static_cast<unsigned>(blocks),
+                        detail::cuda_block_threads, "start a collective", detail::run_each<Functor>,
+                        functor, count);
+    detail::cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "a collective");
   }
   /// Copies, also between the GPU and its host.
   template <class T>
   void copy(Stream& stream, std::span<const T> from, std::span<T> to,
             SourceLocation = SourceLocation::current()) {
     if (from.empty()) return;
-    stream.on_device(
-        [&](cudaStream_t on) {
-          detail::cuda_check(
-              cudaMemcpyAsync(to.data(), from.data(), from.size_bytes(), cudaMemcpyDefault, on),
-              "copy");
-        },
-        "copy");
+    stream.on_device([&](cudaStream_t on) {
+      detail::cuda_check(
+          cudaMemcpyAsync(to.data(), from.data(), from.size_bytes(), cudaMemcpyDefault, on),
+          "copy");
+    });
   }
   template <class From, class To>
   void cast(Stream& stream, std::span<const From> from, std::span<To> to,
@@ -173,24 +137,21 @@ class Cuda {
   template <class T>
   void fill_zero(Stream& stream, std::span<T> to, SourceLocation = SourceLocation::current()) {
     if (to.empty()) return;
-    stream.on_device(
-        [&](cudaStream_t on) {
-          detail::cuda_check(cudaMemsetAsync(to.data(), 0, to.size_bytes(), on), "zero");
-        },
-        "zero");
+    stream.on_device([&](cudaStream_t on) {
+      detail::cuda_check(cudaMemsetAsync(to.data(), 0, to.size_bytes(), on), "zero");
+    });
   }
   /// As `Cpu::sum_squares`, to the same bits.
   template <class T>
   void sum_squares(Stream& stream, std::span<const T> values, ExactSum* sum,
                    SourceLocation = SourceLocation::current()) {
     if (values.empty()) return;
-    stream.on_device(
-        [&](cudaStream_t on) {
-          detail::add_squares<<<blocks_for(values.size()), detail::cuda_block_threads, 0, on>>>(
-              values.data(), values.size(), sum);
-          detail::run_once<<<1, 1, 0, on>>>(detail::NormalizeSum{sum});
-        },
-        "sum squares");
+    stream.on_device([&](cudaStream_t on) {
+      detail::cuda_launch(on, blocks_for(values.size()), detail::cuda_block_threads, "sum squares",
+                          detail::add_squares<T>, values.data(), values.size(), sum);
+      detail::cuda_launch(on, 1, 1, "sum squares", detail::run_once<detail::NormalizeSum>,
+                          detail::NormalizeSum{sum});
+    });
   }
 
   void record(Event& event, Stream& stream) { stream.CudaStream::record(event); }
@@ -213,27 +174,18 @@ class Cuda {
     static constexpr bool runs_on_host = true;
     static constexpr bool shares_memory = true;
     template <class T>
-    using Buffer = detail::CudaBuffer<Host, T>;
+    using Buffer = detail::PlaceBuffer<Host, T>;
 
     /// Zeroed pinned memory, aligned to 4 KiB.
     /// Errors:  throws std::bad_alloc; nothing is charged then.
     template <class T>
     Buffer<T> allocate(std::size_t count, Purpose purpose) {
       if (count == 0) return {};
-      void* data = Cpu::allocate_zeroed(std::max(count * sizeof(T), host_alignment_bytes));
-      const cudaError_t error = cudaHostRegister(data, count * sizeof(T), cudaHostRegisterPortable);
-      if (error != cudaSuccess) {
-        Cpu::deallocate(data);
-        (void)cudaGetLastError();
-        if (error == cudaErrorMemoryAllocation) throw std::bad_alloc{};
-        detail::cuda_check(error, "pin memory of the host");
-      }
+      void* data = detail::CudaMemory::instance().take(detail::CudaMemory::host, count * sizeof(T));
+      std::memset(data, 0, count * sizeof(T));
       return {static_cast<T*>(data), count, account_, purpose};
     }
-    static void deallocate(void* memory) {
-      (void)cudaHostUnregister(memory);
-      Cpu::deallocate(memory);
-    }
+    static void deallocate(void* memory) { detail::CudaMemory::instance().give(memory); }
 
     template <std::size_t R, std::size_t W, class Work>
     void run(Stream& stream, const Reads<R>&, const Writes<W>&, Work&& work,

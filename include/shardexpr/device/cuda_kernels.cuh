@@ -4,15 +4,29 @@
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/core/macros.hpp>
+#include <shardexpr/device/cuda_error.cuh>
 
 #include <cstddef>
 #include <cstdint>
+
+#include <cuda_runtime.h>
 
 // The kernels that functors of the engine run in.
 
 namespace shardexpr::detail {
 
 inline constexpr unsigned cuda_block_threads = 256;
+
+/// Enqueues a kernel of a row of blocks.
+template <class... Parameters, class... Arguments>
+void cuda_launch(cudaStream_t stream, unsigned blocks, unsigned threads, const char* what,
+                 void (*kernel)(Parameters...), Arguments... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = {blocks, 1, 1};
+  config.blockDim = {threads, 1, 1};
+  config.stream = stream;
+  cuda_check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+}
 
 template <class Work>
 __global__ void run_once(Work work) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/device/cuda_error.cuh>
+#include <shardexpr/device/cuda_memory.cuh>
 #include <shardexpr/device/task_queue.hpp>
 
 #include <atomic>
@@ -36,7 +37,7 @@ class CudaShared {
   /// The number of the last operation that a thread of the host has done with.
   using Word = std::uint32_t;
 
-  explicit CudaShared(int ordinal) : ordinal{ordinal} {
+  explicit CudaShared(int gpu) : ordinal{gpu} {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
     cuda_check(cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &found, 12000,
@@ -46,12 +47,14 @@ class CudaShared {
       throw DeviceError(
           "CUDA: the driver lacks cuStreamWaitValue32; install one of CUDA 12 or later");
     wait_value_ = reinterpret_cast<WaitValue>(found);
+    CudaMemory::instance().enter(ordinal);
   }
   CudaShared(const CudaShared&) = delete;
   CudaShared& operator=(const CudaShared&) = delete;
   ~CudaShared() {
     for (Point& point : points_) (void)cudaEventDestroy(point.event);
-    for (Word* word : words_) (void)cudaFreeHost(word);
+    for (Word* word : words_) CudaMemory::instance().give(word);
+    CudaMemory::instance().leave(ordinal);
   }
 
   /// A point that nobody holds; the caller then does.
@@ -72,8 +75,7 @@ class CudaShared {
   }
   /// A word of 0.
   Word* make_word() {
-    void* memory = nullptr;
-    cuda_check(cudaHostAlloc(&memory, sizeof(Word), cudaHostAllocPortable), "pin a word");
+    void* memory = CudaMemory::instance().take(CudaMemory::host, sizeof(Word));
     const std::scoped_lock lock{mutex_};
     words_.push_back(static_cast<Word*>(memory));
     return new (memory) Word{0};
@@ -82,9 +84,12 @@ class CudaShared {
   void wait(cudaStream_t stream, const Word* word, Word number) const {
     const CUresult result =
         wait_value_(stream, reinterpret_cast<CUdeviceptr>(word), number, CU_STREAM_WAIT_VALUE_GEQ);
-    if (result != CUDA_SUCCESS)
-      throw DeviceError("CUDA: cuStreamWaitValue32 failed with " + std::to_string(result) +
-                        "; the driver may not allow stream memory operations");
+    if (result == CUDA_ERROR_NOT_SUPPORTED)
+      throw DeviceError(
+          "CUDA: the driver does not let streams wait for memory (cuStreamWaitValue32); on a "
+          "virtual "
+          "GPU ask for one that does");
+    cuda_check(static_cast<cudaError_t>(result), "wait for the host");  // the codes are the same
   }
 
   const int ordinal;
@@ -174,13 +179,12 @@ class CudaStream {
 
   /// For what the GPU does, behind all before it: `launch(stream)` enqueues it.
   template <class Launch>
-  void on_device(Launch launch, const char* what) {
+  void on_device(Launch launch) {
     const CudaCurrent current{shared_->ordinal};
     if (is_host_last_) shared_->wait(stream_, word_, number_);
     is_host_last_ = false;
     has_device_work_ = true;
     launch(stream_);
-    cuda_check(cudaGetLastError(), what);
   }
   /// For what the stream's thread does.
   template <class Work>
@@ -224,7 +228,7 @@ class CudaStream {
           cuda_check(cudaEventSynchronize(point.event()), "an operation that the host waits for");
         });
     }
-    // Without a thread yet, the one to come learns of it by the stream's own point.
+    // Without a thread yet, the one to come waits for the stream's own point.
     if (queue_ == nullptr) has_device_work_ = true;
   }
   void synchronize() {
@@ -272,6 +276,7 @@ class CudaStream {
     queue_->enqueue([ordinal = shared_->ordinal] {
       cuda_check(cudaSetDevice(ordinal), "choose a device in a stream's thread");
     });
+    for (const HostPosition& host : awaited_) queue_->enqueue([host] { host.pass(); });
   }
 
   std::shared_ptr<CudaShared> shared_;

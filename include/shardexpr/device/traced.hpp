@@ -50,12 +50,16 @@ class Traced : public detail::TracedPlace<D, D>, public detail::TracedHost<D> {
   Traced(const Traced&) = delete;
   Traced& operator=(const Traced&) = delete;
 
-  static void* allocate_zeroed(std::size_t size_bytes) requires requires {
-    D::allocate_zeroed(size_bytes);
+  void* allocate_zeroed(std::size_t size_bytes) requires requires(D& device) {
+    device.allocate_zeroed(size_bytes);
   }
-  { return D::allocate_zeroed(size_bytes); }
+  { return device_.allocate_zeroed(size_bytes); }
   static void deallocate(void* memory) requires requires { D::deallocate(memory); }
   { D::deallocate(memory); }
+  template <class Functor>
+  static void for_each_at_once(std::size_t count, const Functor& functor) {
+    D::for_each_at_once(count, functor);
+  }
   decltype(auto) execution() const requires requires(const D& device) { device.execution(); }
   { return device_.execution(); }
 
