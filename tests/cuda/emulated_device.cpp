@@ -96,35 +96,39 @@ TEST_CASE("enqueuing waits for nothing") {
 
 TEST_CASE("an event stands for the point of its last record, a wait for what it found") {
   const Watchdog watchdog{"events", seconds{60}};
-  for (const bool on_host : {false, true}) {
+  // Who records and who waits: the GPU, or a thread of the host that the stream did not have yet.
+  for (const int kinds : {0, 1, 2, 3}) {
+    CAPTURE(kinds);
+    const bool records_on_host = kinds % 2 != 0, waits_on_host = kinds / 2 != 0;
     sx::Cuda device;
     sx::Cuda::Stream first{device, "first"}, second{device, "second"}, waits{device, "waits"};
     sx::Cuda::Event event, never;
     std::atomic<bool> go{false}, reached{false};
-    const auto enqueue = [&](sx::Cuda::Stream& stream, auto work) {
+    const auto enqueue = [&](sx::Cuda::Stream& stream, bool on_host, auto work) {
       if (on_host)
         device.host().run(stream, sx::reads(), sx::writes(), work);
       else
         device.run(stream, sx::reads(), sx::writes(), work);
     };
     device.wait(waits, never);  // nothing to wait for
-    enqueue(first, [] {});
+    enqueue(first, records_on_host, [] {});
     device.record(event, first);
     device.wait(waits, event);
-    enqueue(second, [&] {
+    enqueue(second, records_on_host, [&] {
       while (!go) std::this_thread::yield();
     });
     device.record(event, second);  // the wait above is not for this
-    enqueue(waits, [&] { reached = true; });
+    enqueue(waits, waits_on_host, [&] { reached = true; });
     device.synchronize(waits);
     CHECK(reached);
     reached = false;
-    device.wait(waits, event);
-    enqueue(waits, [&] { reached = true; });
+    sx::Cuda::Stream fresh{device, "fresh"};
+    device.wait(fresh, event);
+    enqueue(fresh, waits_on_host, [&] { reached = true; });
     std::this_thread::sleep_for(milliseconds{10});
     CHECK_FALSE(reached);
     go = true;
-    device.synchronize(waits);
+    device.synchronize(fresh);
     CHECK(reached);
   }
 }
@@ -180,7 +184,8 @@ TEST_CASE(
 TEST_CASE("what the host throws is thrown by its stream and by those that wait for it, no other") {
   const Watchdog watchdog{"a host's failure", seconds{60}};
   sx::Cuda device;
-  sx::Cuda::Stream fails{device, "fails"}, waits{device, "waits"}, apart{device, "apart"};
+  sx::Cuda::Stream fails{device, "fails"}, waits{device, "waits"}, apart{device, "apart"},
+      gpu{device, "of the GPU alone"};
   sx::Cuda::Event event;
   bool ran = false, ran_apart = false;
   device.host().run(fails, sx::reads(), sx::writes(),
@@ -190,10 +195,13 @@ TEST_CASE("what the host throws is thrown by its stream and by those that wait f
   device.wait(waits, event);
   device.host().run(waits, sx::reads(), sx::writes(), [&] { ran = true; });
   device.run(waits, sx::reads(), sx::writes(), [] {});  // the GPU goes on
+  device.wait(gpu, event);
+  device.run(gpu, sx::reads(), sx::writes(), [] {});
   device.host().run(apart, sx::reads(), sx::writes(), [&] { ran_apart = true; });
   CHECK(error_of([&] { device.synchronize(fails); }) == "no such luck");
   CHECK(error_of([&] { device.synchronize(fails); }) == "no such luck");
   CHECK(error_of([&] { device.synchronize(waits); }) == "no such luck");
+  CHECK(error_of([&] { device.synchronize(gpu); }) == "no such luck");
   CHECK(error_of([&] { device.synchronize(apart); }) == "");
   CHECK_FALSE(ran);
   CHECK(ran_apart);
