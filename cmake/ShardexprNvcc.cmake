@@ -5,6 +5,17 @@ include_guard()
 find_program(SHARDEXPR_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda
   PATH_SUFFIXES bin)
 mark_as_advanced(SHARDEXPR_NVCC)
+# NCCL beside it, for the tests of what is joined by it.
+if(SHARDEXPR_NVCC)
+  file(REAL_PATH ${SHARDEXPR_NVCC} shardexpr_cuda)
+  cmake_path(GET shardexpr_cuda PARENT_PATH shardexpr_cuda)
+  cmake_path(GET shardexpr_cuda PARENT_PATH shardexpr_cuda)
+  find_path(SHARDEXPR_NCCL_INCLUDE nccl.h HINTS ENV NCCL_HOME PATHS ${shardexpr_cuda}
+    PATH_SUFFIXES include)
+  find_library(SHARDEXPR_NCCL_LIBRARY nccl HINTS ENV NCCL_HOME PATHS ${shardexpr_cuda}
+    PATH_SUFFIXES lib lib64)
+  mark_as_advanced(SHARDEXPR_NCCL_INCLUDE SHARDEXPR_NCCL_LIBRARY)
+endif()
 if(SHARDEXPR_CUDA)
   if(NOT SHARDEXPR_NVCC)
     message(FATAL_ERROR "SHARDEXPR_CUDA=ON, but nvcc was not found: set CUDA_HOME or SHARDEXPR_NVCC, "

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../support/scratch.hpp"
+#include "free_port.hpp"
 #include "watchdog.hpp"
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
@@ -103,18 +104,6 @@ TEST_CASE("an environment that says too little, or nonsense") {
 }
 
 // Meeting -----------------------------------------------------------------------------------------
-
-/// A port that nobody listens on now.
-std::uint16_t free_port() {
-  const detail::Descriptor socket{::socket(AF_INET, SOCK_STREAM, 0)};
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof any;
-  REQUIRE(::bind(socket.number(), reinterpret_cast<sockaddr*>(&any), size) == 0);
-  REQUIRE(::getsockname(socket.number(), reinterpret_cast<sockaddr*>(&any), &size) == 0);
-  return ntohs(any.sin_port);
-}
 
 using Bytes = std::array<std::byte, 128>;
 Bytes pattern(int of) {

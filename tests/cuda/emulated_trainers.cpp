@@ -9,7 +9,7 @@
 #include "../comm/conformance.hpp"
 #include "../comm/watchdog.hpp"
 #include "../support/far.hpp"
-#include "gpu_trainers.hpp"  // these tests run here too
+#include "gpu_cases.hpp"  // these tests run here too
 #include <doctest/doctest.h>
 
 namespace {

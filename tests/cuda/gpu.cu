@@ -3,7 +3,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <cstdio>
 
-#include "gpu_trainers.hpp"
+#include "gpu_cases.hpp"
 
 int main(int argc, char** argv) {
   int count = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// Trainers of a model of functors on Cuda: compiled by nvcc for GPUs, and by a C++ compiler over
-// the emulated runtime.
+// Runs of a model of functors on Cuda: compiled by nvcc for GPUs, and by a C++ compiler over the
+// emulated runtime.
 #include <shardexpr/comm/threads.hpp>
 #include <shardexpr/device/cuda.cuh>
 #include <shardexpr/engine/sharded.hpp>
@@ -26,23 +26,38 @@ struct Outcome {
   friend bool operator==(const Outcome&, const Outcome&) = default;
 };
 
+/// Ranks that are threads: `body(comm, device)` in each.
+template <class Device>
+struct ByThreads {
+  template <class Body>
+  void operator()(std::size_t world, Body body) const {
+    sx::launch(world, [&](sx::Threads& comm) {
+      Device device;
+      body(comm, device);
+    });
+  }
+};
+
+template <class Options>
+void use_directory([[maybe_unused]] Options& options, [[maybe_unused]] const Scratch& scratch) {
+  if constexpr (requires { options.nvme.directory; }) {
+    options.nvme.directory = scratch.path();
+    options.nvme.notice = [](const std::string&) {};
+  }
+}
+
 /// 20 steps of two micro-batches.
-template <class Device, class... Ps>
-Outcome train(std::size_t world) {
-  using Trainer = sx::Sharded<line::Line, Ps..., sx::On<Device>>;
+template <class Trainer, class Launch>
+Outcome train_by(const Launch& launch, std::size_t world) {
   Outcome outcome;
   const line::Config config{.width = 1029, .depth = 3};
   const auto plan = sx::plan<Trainer>(config, world, 2);
   const Scratch scratch;
-  sx::launch(world, [&](sx::Threads& comm) {
-    Device device;
+  launch(world, [&](auto& comm, auto& device) {
     typename Trainer::Options options;
     options.micro_batches = 2;
     options.optimizer.learning_rate = 0.03f;
-    if constexpr (requires { options.nvme.directory; }) {
-      options.nvme.directory = scratch.path();
-      options.nvme.notice = [](const std::string&) {};
-    }
+    use_directory(options, scratch);
     Trainer trainer{device, comm, config, options};
     for (int s = 0; s < 20; ++s) {
       const auto target = [&](std::size_t m) {
@@ -64,6 +79,10 @@ Outcome train(std::size_t world) {
   });
   return outcome;
 }
+template <class Device, class... Ps>
+Outcome train(std::size_t world) {
+  return train_by<sx::Sharded<line::Line, Ps..., sx::On<Device>>>(ByThreads<Device>{}, world);
+}
 
 /// To rounding: contraction of products and sums is the compilers' choice.
 inline void check_near(const Outcome& got, const Outcome& wanted) {
@@ -78,32 +97,6 @@ inline void check_near(const Outcome& got, const Outcome& wanted) {
   for (std::size_t i = 0; i < got.weights.size(); ++i)
     largest = std::max(largest, std::abs(got.weights[i] - wanted.weights[i]));
   CHECK(largest < 1e-4f);
-}
-
-TEST_CASE("trainers on Cuda agree with the Cpu to rounding, and among themselves to the bit") {
-  using sx::OnDevice;
-  using sx::OnHost;
-  using sx::OnNvme;
-  for (const std::size_t world : {1, 3}) {
-    CAPTURE(world);
-    const Outcome plain = train<sx::Cuda, sx::NoShard>(world);
-    check_near(plain, train<sx::Cpu, sx::NoShard>(world));
-    CHECK(train<sx::Cuda, sx::FullShard>(world) == plain);
-    CHECK(train<sx::Cuda, sx::ShardGradOp, sx::Offload<OnDevice, OnNvme>>(world) == plain);
-    CHECK(train<sx::Cuda, sx::FullShard, sx::ForwardPrefetch<1>>(world) == plain);
-    // AdamW of the host's compiler.
-    check_near(train<sx::Cuda, sx::FullShard, sx::OffloadAll>(world), plain);
-  }
-}
-
-TEST_CASE("mixed precision on Cuda: the same bits, sharded or not") {
-  using Mixed = sx::MixedPrecision<sx::bf16, sx::fp32>;
-  for (const std::size_t world : {1, 2}) {
-    CAPTURE(world);
-    const Outcome plain = train<sx::Cuda, sx::NoShard, Mixed, sx::ClipNorm>(world);
-    CHECK(plain.losses.back() < 0.7 * plain.losses.front());
-    CHECK(train<sx::Cuda, sx::FullShard, Mixed, sx::ClipNorm>(world) == plain);
-  }
 }
 
 }  // namespace gpu

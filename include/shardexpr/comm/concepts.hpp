@@ -5,6 +5,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
 #include <span>
 
 namespace shardexpr {
@@ -123,8 +124,30 @@ concept CanSplit = requires(C& comm) {
   { comm.split(0, 0) } -> std::same_as<C>;
 };
 
+/// Bytes that a rank of a communicator holds for reductions of which its part is at most `count`
+/// elements; none where peers' memory is read in place.
+template <class C, class T>
+constexpr std::size_t reduction_room_bytes([[maybe_unused]] std::size_t world,
+                                           [[maybe_unused]] std::size_t count) {
+  if constexpr (requires { C::template room_bytes<T>(world, count); })
+    return C::template room_bytes<T>(world, count);
+  else
+    return 0;
+}
+/// Holds them for as long as the result lives.
+template <class T, class C, class D>
+[[nodiscard]] std::shared_ptr<void> reserve_reductions([[maybe_unused]] C& comm,
+                                                       [[maybe_unused]] D& device,
+                                                       [[maybe_unused]] std::size_t count) {
+  if constexpr (requires { comm.template reserve<T>(device, count); })
+    return comm.template reserve<T>(device, count);
+  else
+    return nullptr;
+}
+
 /// Ranks that call the same collectives in the same order, each enqueued on a stream of a `D` and
-/// ordered by it. Reductions add in rank order, so that their bits do not depend on timing.
+/// ordered by it. Reductions do not depend on timing: they add in rank order, or say otherwise, and
+/// form sums of 16-bit elements in fp32.
 template <class C, class D>
 concept Communicator = Device<D> && HasRank<C> && CanAllGather<C, D> && CanGather<C, D> &&
     CanReduceScatter<C, D> && CanAllReduce<C, D> && CanBroadcast<C, D> && CanAllToAll<C, D> &&

@@ -23,6 +23,8 @@
 
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -158,9 +160,13 @@ inline std::string place_of(const Launched& launched) {
   return launched.address + ":" + std::to_string(launched.port);
 }
 
+/// Connections of processes that have met: rank 0's to each other rank, in their order; another
+/// rank's to rank 0. None where they met by a file.
+using Lines = std::vector<Descriptor>;
+
 /// Rank 0's side.
-inline void serve_by_tcp(const Launched& launched, std::span<const std::byte> bytes,
-                         Deadline deadline, std::chrono::milliseconds patience) {
+inline Lines serve_by_tcp(const Launched& launched, std::span<const std::byte> bytes,
+                          Deadline deadline, std::chrono::milliseconds patience) {
   std::string why = "no address";
   Descriptor listener;
   const Addresses addresses{launched, /*passive=*/true};
@@ -179,16 +185,16 @@ inline void serve_by_tcp(const Launched& launched, std::span<const std::byte> by
   if (!listener)
     throw CommError("rank 0: cannot listen on port " + std::to_string(launched.port) + ": " + why +
                     "; set MASTER_PORT to a free one on every rank");
-  std::vector<bool> has_come(launched.world);
+  Lines lines(launched.world - 1);
   std::size_t missing = launched.world - 1;
   while (missing > 0) {
     if (!await_socket(listener.number(), POLLIN, deadline)) {
       std::vector<std::size_t> ranks;
       for (std::size_t rank = 1; rank < launched.world; ++rank)
-        if (!has_come[rank]) ranks.push_back(rank);
+        if (!lines[rank - 1]) ranks.push_back(rank);
       throw_missing(launched, ranks, "port " + std::to_string(launched.port), patience);
     }
-    const Descriptor peer{::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC)};
+    Descriptor peer{::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC)};
     if (!peer) continue;
     Greeting greeting;
     // A stranger, or one who died, must not hold up the others.
@@ -204,29 +210,29 @@ inline void serve_by_tcp(const Launched& launched, std::span<const std::byte> by
       throw CommError("rank 0: a process calls itself rank " + std::to_string(greeting.rank) +
                       " of " + std::to_string(greeting.world) + ", this is a job of " +
                       std::to_string(launched.world) + "; start all ranks alike");
-    if (has_come[greeting.rank])
+    if (lines[greeting.rank - 1])
       throw CommError("rank 0: two processes call themselves rank " +
                       std::to_string(greeting.rank) + "; start each rank once");
     char done = 0;
     if (!send_all(peer.number(), bytes.data(), bytes.size(), soon) ||
         !receive_all(peer.number(), &done, 1, soon))
       continue;
-    has_come[greeting.rank] = true;
+    lines[greeting.rank - 1] = std::move(peer);
     --missing;
   }
+  return lines;
 }
 
 /// The others' side.
-inline void ask_by_tcp(const Launched& launched, std::span<std::byte> bytes, Deadline deadline,
-                       std::chrono::milliseconds patience) {
+inline Lines ask_by_tcp(const Launched& launched, std::span<std::byte> bytes, Deadline deadline,
+                        std::chrono::milliseconds patience) {
   const std::string rank = "rank " + std::to_string(launched.rank) + ": ";
   std::string why = "it is not there";
   do {
     const Addresses addresses{launched, /*passive=*/false};
     if (!addresses.error().empty()) why = addresses.error();
     for (const addrinfo* at = addresses.first(); at != nullptr; at = at->ai_next) {
-      const Descriptor socket{
-          ::socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol)};
+      Descriptor socket{::socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol)};
       if (!socket || ::connect(socket.number(), at->ai_addr, at->ai_addrlen) != 0) {
         why = std::strerror(errno);
         continue;
@@ -249,8 +255,11 @@ inline void ask_by_tcp(const Launched& launched, std::span<std::byte> bytes, Dea
                         "; start all ranks alike, with one build of the program");
       const char done = 1;
       if (receive_all(socket.number(), bytes.data(), bytes.size(), deadline) &&
-          send_all(socket.number(), &done, 1, deadline))
-        return;
+          send_all(socket.number(), &done, 1, deadline)) {
+        Lines lines;
+        lines.push_back(std::move(socket));
+        return lines;
+      }
       why = "it went away";
     }
     std::this_thread::sleep_for(std::chrono::milliseconds{20});
@@ -357,6 +366,36 @@ inline void ask_by_file(const Launched& launched, std::span<std::byte> bytes, De
   }
 }
 
+/// Lets a connection end when the other machine is cut off, which says nothing.
+inline void keep_alive(int socket) {
+  // 10 s of silence, then four questions, 5 s apart.
+  const int yes = 1, idle_s = 10, interval_s = 5, count = 4, unanswered_ms = 30'000;
+  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof unanswered_ms);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+}
+
+/// `share_bytes`, and what connects the processes from then on.
+inline Lines meet(const Launched& launched, std::span<std::byte> bytes,
+                  std::chrono::milliseconds patience) {
+  if (launched.world == 1) return {};
+  const Deadline deadline = std::chrono::steady_clock::now() + patience;
+  Lines lines;
+  if (!launched.file.empty() && launched.rank == 0)
+    serve_by_file(launched, bytes, deadline, patience);
+  else if (!launched.file.empty())
+    ask_by_file(launched, bytes, deadline, patience);
+  else if (launched.rank == 0)
+    lines = serve_by_tcp(launched, bytes, deadline, patience);
+  else
+    lines = ask_by_tcp(launched, bytes, deadline, patience);
+  for (const Descriptor& line : lines) keep_alive(line.number());
+  return lines;
+}
+
 }  // namespace detail
 
 /// Bytes of rank 0, for every rank of a job: an id by which a communicator is made, say.
@@ -367,17 +406,7 @@ inline void ask_by_file(const Launched& launched, std::span<std::byte> bytes, De
 ///          they are of different jobs or call themselves the same.
 inline void share_bytes(const Launched& launched, std::span<std::byte> bytes,
                         std::chrono::milliseconds patience) {
-  if (launched.world == 1) return;
-  const detail::Deadline deadline = std::chrono::steady_clock::now() + patience;
-  if (!launched.file.empty()) {
-    if (launched.rank == 0)
-      detail::serve_by_file(launched, bytes, deadline, patience);
-    else
-      detail::ask_by_file(launched, bytes, deadline, patience);
-  } else if (launched.rank == 0)
-    detail::serve_by_tcp(launched, bytes, deadline, patience);
-  else
-    detail::ask_by_tcp(launched, bytes, deadline, patience);
+  (void)detail::meet(launched, bytes, patience);
 }
 
 }  // namespace shardexpr

@@ -61,7 +61,37 @@ struct SumRows {
   }
 };
 
-/// The same, written to every row.
+/// The same, where peers sent their rows: `sent` holds them one behind the other, `stride` elements
+/// apart, with a gap for this rank, whose row is `own`.
+template <class T>
+struct SumSentRows {
+  const T* sent;
+  std::size_t stride;
+  const T* own;
+  std::size_t rank, world;
+  SumOf<T> scale;
+  T* to;
+  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
+    using Sum = SumOf<T>;
+    Sum sum = static_cast<Sum>(rank == 0 ? own[i] : sent[i]);
+    for (std::size_t r = 1; r < world; ++r)
+      sum += static_cast<Sum>(r == rank ? own[i] : sent[r * stride + i]);
+    if constexpr (std::is_integral_v<Sum>)
+      to[i] = sum;
+    else
+      to[i] = static_cast<T>(sum * scale);
+  }
+};
+
+/// values[i] = values[i] factor
+template <class T>
+struct ScaleElement {
+  T* values;
+  T factor;
+  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const { values[i] *= factor; }
+};
+
+/// The sum of rows, written to every row.
 template <class T>
 struct SumRowsToAll {
   Rows<T> rows;

@@ -142,6 +142,13 @@ class CheckedPlace {
     admit(stream, reads, writes, where);
     device_.for_each(stream.owned_, count, reads, writes, functor, where);
   }
+  /// What a library enqueues by itself, where the device lets it.
+  template <std::size_t R, std::size_t W, class Launch, class Danger>
+  void enqueue(Stream& stream, const Reads<R>& reads, const Writes<W>& writes, Launch&& launch,
+               const Danger& danger, SourceLocation where = SourceLocation::current()) {
+    admit(stream, reads, writes, where);
+    device_.enqueue(stream.owned_, reads, writes, std::forward<Launch>(launch), danger, where);
+  }
   template <class T>
   void copy(Stream& stream, std::span<const T> from, std::span<T> to,
             SourceLocation where = SourceLocation::current()) {

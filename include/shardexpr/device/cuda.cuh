@@ -46,7 +46,7 @@ class Cuda {
     friend class Cuda;
   };
 
-  explicit Cuda(int ordinal = 0) : ordinal_{checked(ordinal)} {
+  explicit Cuda(int ordinal = 0) : ordinal_{detail::cuda_ordinal(ordinal)} {
     const detail::CudaCurrent current{ordinal_};
     int processors = 0;
     detail::cuda_check(
@@ -101,7 +101,15 @@ class Cuda {
                           count);
     });
   }
-  /// The same in a thread of the host beside the GPU: returns when the kernel has ended. Behind
+  /// Lets a library enqueue its own work, at once: `launch(cudaStream_t)`. What ends that work from
+  /// outside, with no error of CUDA, is `danger`: who waits for it throws it.
+  template <std::size_t R, std::size_t W, class Launch>
+  void enqueue(Stream& stream, const Reads<R>&, const Writes<W>&, Launch&& launch,
+               const std::shared_ptr<const detail::OutsideFailure>& danger = {},
+               SourceLocation = SourceLocation::current()) {
+    stream.on_device(std::forward<Launch>(launch), danger);
+  }
+  /// `for_each` in a thread of the host beside the GPU: returns when the kernel has ended. Behind
   /// nothing else, and nothing waits for it.
   template <class Functor>
   static void for_each_at_once(std::size_t count, const Functor& functor) {
@@ -240,18 +248,6 @@ class Cuda {
   Host& host() { return host_; }
 
  private:
-  static int checked(int ordinal) {
-    int count = 0;
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess || count == 0)
-      throw DeviceError("there is no GPU for Cuda{" + std::to_string(ordinal) + "}: " +
-                        (error == cudaSuccess ? "CUDA finds none" : cudaGetErrorString(error)) +
-                        "; run where there is one, or train on the Cpu");
-    if (ordinal < 0 || ordinal >= count)
-      throw DeviceError("there is no GPU " + std::to_string(ordinal) + ": this process sees " +
-                        std::to_string(count) + ", the last is " + std::to_string(count - 1));
-    return ordinal;
-  }
   unsigned blocks_for(std::size_t count) const {
     const std::size_t blocks =
         (count + detail::cuda_block_threads - 1) / detail::cuda_block_threads;

@@ -19,6 +19,20 @@ inline void cuda_check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw DeviceError(cuda_text(error, what));
 }
 
+/// A GPU that this process has.
+inline int cuda_ordinal(int ordinal) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0)
+    throw DeviceError("there is no GPU for Cuda{" + std::to_string(ordinal) + "}: " +
+                      (error == cudaSuccess ? "CUDA finds none" : cudaGetErrorString(error)) +
+                      "; run where there is one, or train on the Cpu");
+  if (ordinal < 0 || ordinal >= count)
+    throw DeviceError("there is no GPU " + std::to_string(ordinal) + ": this process sees " +
+                      std::to_string(count) + ", the last is " + std::to_string(count - 1));
+  return ordinal;
+}
+
 /// The calling thread's device for as long as this lives.
 class CudaCurrent {
  public:

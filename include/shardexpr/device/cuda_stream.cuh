@@ -3,8 +3,10 @@
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/device/cuda_error.cuh>
 #include <shardexpr/device/cuda_memory.cuh>
+#include <shardexpr/device/outside_failure.hpp>
 #include <shardexpr/device/task_queue.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -38,15 +40,8 @@ class CudaShared {
   using Word = std::uint32_t;
 
   explicit CudaShared(int gpu) : ordinal{gpu} {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-    cuda_check(cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &found, 12000,
-                                                cudaEnableDefault, &result),
-               "find cuStreamWaitValue32");
-    if (result != cudaDriverEntryPointSuccess || found == nullptr)
-      throw DeviceError(
-          "CUDA: the driver lacks cuStreamWaitValue32; install one of CUDA 12 or later");
-    wait_value_ = reinterpret_cast<WaitValue>(found);
+    wait_value_ = reinterpret_cast<WaitValue>(driver_call("cuStreamWaitValue32"));
+    write_value_ = reinterpret_cast<WaitValue>(driver_call("cuStreamWriteValue32"));
     CudaMemory::instance().enter(ordinal);
   }
   CudaShared(const CudaShared&) = delete;
@@ -92,12 +87,31 @@ class CudaShared {
     cuda_check(static_cast<cudaError_t>(result), "wait for the host");  // the codes are the same
   }
 
+  /// Lets a stream write a word when it has come so far.
+  void write(cudaStream_t stream, Word* word, Word number) const {
+    constexpr unsigned plain = 0;
+    cuda_check(static_cast<cudaError_t>(
+                   write_value_(stream, reinterpret_cast<CUdeviceptr>(word), number, plain)),
+               "tell the host");
+  }
+
   const int ordinal;
 
  private:
+  static void* driver_call(const char* name) {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    cuda_check(cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result),
+               "ask the driver");
+    if (result != cudaDriverEntryPointSuccess || found == nullptr)
+      throw DeviceError("CUDA: the driver lacks " + std::string{name} +
+                        "; install one of CUDA 12 or later");
+    return found;
+  }
+
   using WaitValue = CUresult (*)(CUstream, CUdeviceptr, cuuint32_t, unsigned);
 
-  WaitValue wait_value_ = nullptr;
+  WaitValue wait_value_ = nullptr, write_value_ = nullptr;
   std::mutex mutex_;
   std::deque<Point> points_;  // never move
   std::size_t next_ = 0;
@@ -140,6 +154,23 @@ struct HostPosition {
   }
 };
 
+/// What may end the operations of streams from outside; few at a time, each once.
+class CudaDangers {
+ public:
+  void add(const std::shared_ptr<const OutsideFailure>& danger) {
+    if (std::find(all_.begin(), all_.end(), danger) == all_.end()) all_.push_back(danger);
+  }
+  void add(const CudaDangers& others) {
+    for (const auto& danger : others.all_) add(danger);
+  }
+  void rethrow() const {
+    for (const auto& danger : all_) danger->rethrow();
+  }
+
+ private:
+  std::vector<std::shared_ptr<const OutsideFailure>> all_;
+};
+
 /// The point that was recorded last: the GPU's, or that of the stream's thread.
 class CudaEvent {
  public:
@@ -149,6 +180,7 @@ class CudaEvent {
   friend class CudaStream;
   CudaPoint point_;
   HostPosition host_;
+  CudaDangers dangers_;
 };
 
 /// Operations in order. One thread at a time enqueues.
@@ -168,7 +200,8 @@ class CudaStream {
         number_{other.number_},
         is_host_last_{other.is_host_last_},
         has_device_work_{other.has_device_work_},
-        awaited_{std::move(other.awaited_)} {}
+        awaited_{std::move(other.awaited_)},
+        dangers_{std::move(other.dangers_)} {}
   CudaStream& operator=(CudaStream&&) = delete;
   ~CudaStream() {
     if (stream_ == nullptr) return;
@@ -186,6 +219,13 @@ class CudaStream {
     has_device_work_ = true;
     launch(stream_);
   }
+  /// For what a library enqueues, which `danger` may end without an error of CUDA: who waits then
+  /// learns it here.
+  template <class Launch>
+  void on_device(Launch launch, const std::shared_ptr<const OutsideFailure>& danger) {
+    on_device(std::move(launch));
+    if (danger != nullptr) dangers_.add(danger);
+  }
   /// For what the stream's thread does.
   template <class Work>
   void on_host(Work&& work) {
@@ -194,8 +234,9 @@ class CudaStream {
       const CudaCurrent current{shared_->ordinal};
       CudaPoint point{*shared_};
       cuda_check(cudaEventRecord(point.event(), stream_), "record an event");
-      queue_->enqueue([point = std::move(point)] {
+      queue_->enqueue([point = std::move(point), dangers = dangers_] {
         cuda_check(cudaEventSynchronize(point.event()), "an operation before one of the host");
+        dangers.rethrow();
       });
       has_device_work_ = false;
     }
@@ -205,6 +246,7 @@ class CudaStream {
 
   void record(CudaEvent& event) {
     event = {};
+    event.dangers_ = dangers_;
     if (is_host_last_) {
       event.host_ = {queue_->progress(), queue_->position(), word_, number_};
       return;
@@ -215,6 +257,7 @@ class CudaStream {
   }
   void wait(const CudaEvent& event) {
     if (!event) return;
+    dangers_.add(event.dangers_);
     const CudaCurrent current{shared_->ordinal};
     if (event.host_.progress != nullptr) {
       if (queue_ != nullptr && queue_->progress() == event.host_.progress) return;
@@ -224,8 +267,9 @@ class CudaStream {
     } else {
       cuda_check(cudaStreamWaitEvent(stream_, event.point_.event()), "wait for an event");
       if (queue_ != nullptr)
-        queue_->enqueue([point = event.point_] {
+        queue_->enqueue([point = event.point_, dangers = event.dangers_] {
           cuda_check(cudaEventSynchronize(point.event()), "an operation that the host waits for");
+          dangers.rethrow();
         });
     }
     // Without a thread yet, the one to come waits for the stream's own point.
@@ -240,6 +284,7 @@ class CudaStream {
     cuda_check(cudaStreamSynchronize(stream_), "operations of a stream");
     const std::vector<HostPosition> awaited = std::exchange(awaited_, {});
     for (const HostPosition& host : awaited) host.pass();
+    dangers_.rethrow();
   }
   void drain() noexcept {
     if (queue_ != nullptr) queue_->progress()->await(queue_->position());
@@ -288,6 +333,7 @@ class CudaStream {
   bool is_host_last_ = false;          // what the GPU does next comes behind the host
   bool has_device_work_ = false;       // which the host has not waited for
   std::vector<HostPosition> awaited_;  // since the last synchronization
+  CudaDangers dangers_;                // of all that came before
 };
 
 }  // namespace shardexpr::detail

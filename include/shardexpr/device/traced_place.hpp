@@ -91,6 +91,14 @@ class TracedPlace {
     between(stream, where,
             [&] { device_.for_each(stream.inner_, count, reads, writes, functor, where); });
   }
+  /// What a library enqueues by itself, where the device lets it.
+  template <std::size_t R, std::size_t W, class Launch, class Danger>
+  void enqueue(Stream& stream, const Reads<R>& reads, const Writes<W>& writes, Launch&& launch,
+               const Danger& danger, SourceLocation where = SourceLocation::current()) {
+    between(stream, where, [&] {
+      device_.enqueue(stream.inner_, reads, writes, std::forward<Launch>(launch), danger, where);
+    });
+  }
   template <class T>
   void copy(Stream& stream, std::span<const T> from, std::span<T> to,
             SourceLocation where = SourceLocation::current()) {

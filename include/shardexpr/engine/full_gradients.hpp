@@ -6,6 +6,7 @@
 #include <shardexpr/engine/wire.hpp>
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -38,6 +39,11 @@ class FullGradients {
         copies_staging_{core.device->template allocate<G>(core.counts.copies_staging_elements,
                                                           Purpose::full_gradients)},
         wire_{*core.device, core.counts},
+        room_{reserve_reductions<G>(core.mesh.shard(), *core.device, core.counts.room_elements)},
+        copies_room_{core.mesh.shape().copies > 1
+                         ? reserve_reductions<G>(core.mesh.copies(), *core.device,
+                                                 core.counts.copies_room_elements)
+                         : nullptr},
         arena_{core.counts.gradients_elements, core.layout.group_count()},
         offloaded_{core},
         groups_(core.layout.group_count()) {}
@@ -198,6 +204,7 @@ class FullGradients {
   bool in_place_;
   typename Device::template Buffer<G> buffer_, staging_, copies_staging_;
   GradientWire<S> wire_;
+  std::shared_ptr<void> room_, copies_room_;  // of the communicators
   Arena<typename Core::Timeline> arena_;
   std::conditional_t<is_offloaded, OffloadedGradients<M, S>, Nothing> offloaded_;
   std::vector<Group> groups_;

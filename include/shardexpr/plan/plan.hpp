@@ -152,7 +152,11 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
       detail::parameter_wire_bytes<Strategy>(step.rewire_elements) /
           (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
   plan.full_gradients_bytes +=
-      2 * detail::gradient_wire_bytes<Strategy>(step.gradient_wire_elements);
+      2 * detail::gradient_wire_bytes<Strategy>(step.gradient_wire_elements) +
+      reduction_room_bytes<typename Strategy::communicator, typename Precision::reduce>(
+          mesh.shards, step.room_elements) +
+      reduction_room_bytes<typename Strategy::communicator, typename Precision::reduce>(
+          mesh.copies, step.copies_room_elements);
   plan.activations_bytes =
       activation_bytes<Model, typename Precision::compute, typename Strategy::recompute>(config)
           .total();

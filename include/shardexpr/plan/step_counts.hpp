@@ -28,6 +28,9 @@ struct StepCounts {
   // Of the flats whose blocks lie between quantizing and dequantizing; none where nothing is.
   std::size_t wire_elements = 0, rewire_elements = 0, gradient_wire_elements = 0;
 
+  // Of the parts of the longest reductions, over the ranks of a copy and over the copies.
+  std::size_t room_elements = 0, copies_room_elements = 0;
+
   std::size_t peak_live_elements = 0;
   // Sent.
   std::size_t all_gather_bytes = 0, reduce_scatter_bytes = 0, all_reduce_bytes = 0;
@@ -338,6 +341,8 @@ constexpr StepCounts count_step(const Layout<Model>& layout, const MeshShape& me
   const std::size_t largest = largest_trained_part(layout);
   if (stages_reductions<Strategy>(micro_batches)) counts.staging_elements = largest;
   if (stages_copies<Strategy>) counts.copies_staging_elements = largest;
+  if (Strategy::gradient_compression::bits == 0) counts.room_elements = largest;
+  if (mesh.copies > 1) counts.copies_room_elements = ceil_div(largest, mesh.copies);
   if constexpr (is_offloaded<Strategy>)
     size_transfers<Strategy>(layout, visitor.kept(), micro_batches, counts.transfers);
   if (Strategy::weight_compression::bits != 0) {

@@ -28,15 +28,27 @@ inline CUresult stream_wait_value(CUstream stream, CUdeviceptr word, cuuint32_t 
   return CUDA_SUCCESS;
 }
 
+inline CUresult stream_write_value(CUstream stream, CUdeviceptr word, cuuint32_t value, unsigned) {
+  if (const cudaError_t met = Faults::instance().meet("cuStreamWriteValue32"); met != cudaSuccess)
+    return static_cast<CUresult>(met);
+  stream->enqueue([word = reinterpret_cast<cuuint32_t*>(word), value] {
+    std::atomic_ref<cuuint32_t>{*word}.store(value);
+  });
+  return CUDA_SUCCESS;
+}
+
 }  // namespace emulated
 
 inline cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
                                                     unsigned long long,
                                                     cudaDriverEntryPointQueryResult* result) {
   EMULATED_CALL("cudaGetDriverEntryPointByVersion");
-  const bool is_known =
-      emulated::machine.has_stream_waits && std::string_view{symbol} == "cuStreamWaitValue32";
-  *function = is_known ? reinterpret_cast<void*>(&emulated::stream_wait_value) : nullptr;
-  *result = is_known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  const std::string_view name{symbol};
+  *function =
+      !emulated::machine.has_stream_waits ? nullptr
+      : name == "cuStreamWaitValue32"     ? reinterpret_cast<void*>(&emulated::stream_wait_value)
+      : name == "cuStreamWriteValue32"    ? reinterpret_cast<void*>(&emulated::stream_write_value)
+                                          : nullptr;
+  *result = *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }

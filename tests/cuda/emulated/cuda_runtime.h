@@ -490,6 +490,11 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   EMULATED_CALL("cudaStreamSynchronize");
   return cudaSuccess;
 }
+inline cudaError_t cudaDeviceSynchronize() {
+  emulated::Streams::instance().synchronize(emulated::current_device());
+  EMULATED_CALL("cudaDeviceSynchronize");
+  return cudaSuccess;
+}
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   EMULATED_CALL("cudaEventCreateWithFlags");
   *event = new emulated::Event;
