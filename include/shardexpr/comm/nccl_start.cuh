@@ -39,11 +39,14 @@ struct NcclGreeting {
   int version;
 };
 
-/// Memory of a GPU that nobody is charged for.
+/// Zeroed memory of a GPU that nobody is charged for.
 inline std::shared_ptr<void> device_memory(int gpu, std::size_t size_bytes) {
   const CudaCurrent current{gpu};
-  return {CudaMemory::instance().take(gpu, size_bytes),
-          [](void* memory) { CudaMemory::instance().give(memory); }};
+  const std::shared_ptr<void> memory{CudaMemory::instance().take(gpu, size_bytes),
+                                     [](void* taken) { CudaMemory::instance().give(taken); }};
+  cuda_check(cudaMemsetAsync(memory.get(), 0, size_bytes, cudaStreamPerThread), "zero new memory");
+  cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "zero new memory");
+  return memory;
 }
 inline void nccl_check(ncclResult_t result, const char* what) {
   if (result != ncclSuccess) throw CommError(std::string{what} + ": " + nccl_text(result, nullptr));
