@@ -16,6 +16,7 @@
 
 #include "free_port.hpp"
 #include <doctest/doctest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,10 +59,23 @@ class Quiet : public detail::Watched {
   }
 };
 
+/// Ranks that have begun their call, in memory that all processes of a test share.
+std::atomic<std::size_t>& begun_ranks() {
+  static void* const memory = ::mmap(nullptr, sizeof(std::atomic<std::size_t>),
+                                     PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  return *static_cast<std::atomic<std::size_t>*>(memory);
+}
+
 struct Member {
   std::size_t rank;
   Watch& watch;
   Quiet& world;
+  /// Begins a call, and waits until `ranks` have.
+  void call_with(std::size_t ranks, std::uint64_t number) const {
+    world.call(number);
+    ++begun_ranks();
+    while (begun_ranks() < ranks) std::this_thread::sleep_for(milliseconds{1});
+  }
   /// Until the job has failed; what of.
   std::string await_failure(milliseconds limit = milliseconds{10'000}) const {
     const auto end = std::chrono::steady_clock::now() + limit;
@@ -81,6 +95,7 @@ struct Member {
 std::vector<std::string> processes(std::size_t world, milliseconds patience,
                                    const std::function<std::string(const Member&)>& body) {
   const std::uint16_t port = free_port();
+  begun_ranks() = 0;
   struct Child {
     pid_t pid;
     int pipe;
@@ -133,7 +148,7 @@ TEST_CASE("a killed process is named in every other one, at once") {
   const Alarm alarm;
   for (const std::size_t victim : {0, 2}) {
     const auto texts = processes(4, milliseconds{60'000}, [&](const Member& me) -> std::string {
-      me.world.call(7);
+      me.call_with(4, 7);
       if (me.rank == victim) ::kill(::getpid(), SIGKILL);
       return me.await_failure();
     });
@@ -226,7 +241,7 @@ TEST_CASE("what came of a peer's trouble gives way to the reason that the peer h
   const Alarm alarm;
   for (const std::size_t who : {0, 1}) {
     const auto texts = processes(3, milliseconds{60'000}, [&](const Member& me) -> std::string {
-      me.world.call(3);
+      me.call_with(3, 3);
       if (me.rank == who) {
         std::this_thread::sleep_for(milliseconds{400});  // the others see its end before
         me.watch.fail("no more data");
