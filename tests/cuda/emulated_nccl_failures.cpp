@@ -34,6 +34,8 @@ struct Gpus {
   }
 };
 constexpr NcclOptions quick{.to_meet = milliseconds{20'000}, .collective = milliseconds{400}};
+/// Where nothing is to be found stuck, however slow the machine.
+constexpr NcclOptions patient{.to_meet = milliseconds{20'000}, .collective = milliseconds{60'000}};
 
 struct Rank {
   Nccl& comm;
@@ -76,12 +78,15 @@ std::vector<std::string> outcomes(std::size_t world, std::function<void(const Ra
 TEST_CASE("a job that meets by TCP works, and leaves in peace") {
   const Watchdog watchdog{"a job that meets by TCP"};
   const Gpus gpus;
-  for (const std::string& text : outcomes(3, [](const Rank& rank) {
-         for (int i = 0; i < 10; ++i) rank.reduce();
-         rank.device.synchronize(rank.stream);
-         Nccl split = rank.comm.split(static_cast<int>(rank.comm.rank() / 2), 0);
-         split.barrier(rank.ctx());
-       }))
+  for (const std::string& text : outcomes(
+           3,
+           [](const Rank& rank) {
+             for (int i = 0; i < 10; ++i) rank.reduce();
+             rank.device.synchronize(rank.stream);
+             Nccl split = rank.comm.split(static_cast<int>(rank.comm.rank() / 2), 0);
+             split.barrier(rank.ctx());
+           },
+           patient))
     CHECK(text == "");
 }
 
@@ -133,13 +138,13 @@ TEST_CASE("an exception of one rank ends the others") {
   const Gpus gpus;
   emulated::nccl.is_silent = true;
   for (const std::size_t leaver : {0, 2}) {
-    const auto texts =
-        outcomes(3,
-                 [&](const Rank& rank) {
-                   if (rank.comm.rank() == leaver) throw std::runtime_error("no more data");
-                   rank.reduce();
-                 },
-                 {.to_meet = milliseconds{20'000}, .collective = milliseconds{60'000}});
+    const auto texts = outcomes(
+        3,
+        [&](const Rank& rank) {
+          if (rank.comm.rank() == leaver) throw std::runtime_error("no more data");
+          rank.reduce();
+        },
+        patient);
     for (std::size_t r = 0; r < 3; ++r) {
       CAPTURE(texts[r]);
       if (r == leaver)
@@ -193,12 +198,15 @@ TEST_CASE("what NCCL refuses or reports has its name in every rank") {
   const Gpus gpus;
   {
     emulated::Faults::instance().fail("ncclReduceScatter", cudaErrorIllegalAddress, 3);
-    const auto texts = outcomes(2, [](const Rank& rank) {
-      for (int i = 0; i < 4; ++i) {
-        rank.reduce();
-        rank.device.synchronize(rank.stream);
-      }
-    });
+    const auto texts = outcomes(
+        2,
+        [](const Rank& rank) {
+          for (int i = 0; i < 4; ++i) {
+            rank.reduce();
+            rank.device.synchronize(rank.stream);
+          }
+        },
+        patient);
     for (const std::string& text : texts) {
       CAPTURE(text);
       CHECK(text.find("reduce_scatter #2 of 64 fp32 (mean) of world in rank ") !=
