@@ -23,7 +23,6 @@
 namespace shardexpr::testing {
 namespace {
 
-using detail::Watch;
 using std::chrono::milliseconds;
 
 /// Ends the process when a test hangs. Without a thread: ThreadSanitizer lets no process start one
@@ -40,13 +39,13 @@ class Quiet : public detail::Watched {
   std::atomic<std::uint64_t> begun{0}, ended{0};
   std::atomic<bool> is_aborted{false}, is_broken{false}, is_left{false};
 
-  Progress progress() const override { return {begun, ended}; }
-  Error error() override {
+  Progress progress() const { return {begun, ended}; }
+  Error error() {
     if (is_broken) return {"the cable is out", false};
     if (is_left) return {"a peer is gone", true};
     return {};
   }
-  void abort() noexcept override { is_aborted = true; }
+  void abort() noexcept { is_aborted = true; }
 
   void call(std::uint64_t number) {
     log().add(detail::Call{.collective = detail::Collective::barrier, .sequence = number});
@@ -58,6 +57,8 @@ class Quiet : public detail::Watched {
     ended = number;
   }
 };
+
+using Watch = detail::Watch<Quiet>;
 
 /// Ranks that have begun their call, in memory that all processes of a test share.
 std::atomic<std::size_t>& begun_ranks() {

@@ -43,34 +43,31 @@ class CallLog {
   std::uint64_t made_ = 0;
 };
 
-/// What a watch knows of a communicator between processes, on one rank.
+/// What a watch knows of a communicator between processes, on one rank. What derives from it has:
+///
+///   Progress progress() const;
+///   Error error();          // what the transport says went wrong
+///   void abort() noexcept;  // ends what is under way: whoever waits for it goes on. Called once
 class Watched {
  public:
   /// Numbers of the last call that has begun to wait for its peers, and of the last that is over.
   struct Progress {
     std::uint64_t begun = 0, ended = 0;
   };
+  /// An empty text: nothing. `is_of_peer`: elsewhere, so that somebody else may know more.
+  struct Error {
+    std::string text{};
+    bool is_of_peer = false;
+  };
 
   /// `name` is the same in every rank that belongs to it.
   explicit Watched(std::string name) : name_{std::move(name)} {}
   Watched(const Watched&) = delete;
   Watched& operator=(const Watched&) = delete;
-  virtual ~Watched() = default;
 
   const std::string& name() const { return name_; }
   CallLog& log() { return log_; }
   const CallLog& log() const { return log_; }
-
-  virtual Progress progress() const = 0;
-  /// What the transport says went wrong; empty: nothing. `is_of_peer`: elsewhere, so that somebody
-  /// else may know more.
-  struct Error {
-    std::string text{};
-    bool is_of_peer = false;
-  };
-  virtual Error error() = 0;
-  /// Ends what is under way: whoever waits for it goes on. Called once.
-  virtual void abort() noexcept = 0;
 
  private:
   std::string name_;

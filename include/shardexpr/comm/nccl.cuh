@@ -14,17 +14,14 @@
 #include <shardexpr/device/cuda.cuh>
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include <nccl.h>
 
@@ -87,8 +84,7 @@ ncclResult_t nccl_exchange(ncclComm_t comm, cudaStream_t on, std::size_t rank, s
 ///          in the time it has; it names the rank, the collective and its number. All ranks' work
 ///          is aborted then. Outputs are unspecified.
 /// Cost:    two words written by the stream a collective; a thread (`detail::Watch`). Sums of
-/// 16-bit
-///          elements hold `room_bytes` of the device.
+///          16-bit elements hold `room_bytes` of the device.
 template <SumOrder order>
 class NcclOf {
  public:
@@ -120,7 +116,7 @@ class NcclOf {
   NcclOf& operator=(NcclOf&&) = delete;
   ~NcclOf() {
     if (channel_ == nullptr) return;
-    const std::shared_ptr<detail::Watch> watch = channel_->shared_watch();
+    const std::shared_ptr<detail::NcclWatch> watch = channel_->shared_watch();
     if (std::uncaught_exceptions() > exceptions_)
       watch->fail("rank " + std::to_string(watch->rank()) +
                   " left, by an exception of its own; see its messages");

@@ -32,9 +32,7 @@ class NcclBuffer {
     if (is_plain_) memory_ = detail::CudaMemory::instance().take(channel_->gpu(), size_bytes());
     account_ = &account;
     account_->add(Purpose::gathered, size_bytes());
-    detail::cuda_check(cudaMemsetAsync(memory_, 0, size_bytes(), cudaStreamPerThread),
-                       "zero new memory");
-    detail::cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "zero new memory");
+    detail::cuda_zero(memory_, size_bytes());
   }
   NcclBuffer(NcclBuffer&& other) noexcept { swap(other); }
   NcclBuffer& operator=(NcclBuffer&& other) noexcept {

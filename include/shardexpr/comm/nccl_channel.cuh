@@ -37,25 +37,28 @@ inline std::string nccl_text(ncclResult_t result, ncclComm_t comm) {
   return text + "; NCCL_DEBUG=WARN says more";
 }
 
+class NcclChannel;
+using NcclWatch = Watch<NcclChannel>;
+
 /// A communicator of NCCL that does not block, how far its stream has come, and its end.
-class NcclChannel final : public Watched {
+class NcclChannel : public Watched {
   using Clock = std::chrono::steady_clock;
   using Word = CudaShared::Word;
 
  public:
   /// Takes `comm` over, which may still be starting.
-  NcclChannel(ncclComm_t comm, std::string name, int gpu, std::shared_ptr<Watch> watch)
+  NcclChannel(ncclComm_t comm, std::string name, int gpu, std::shared_ptr<NcclWatch> watch)
       : Watched{std::move(name)},
         comm_{comm},
         shared_{std::make_shared<CudaShared>(gpu)},
         begun_{shared_->make_word()},
         ended_{shared_->make_word()},
         watch_{std::move(watch)} {}
-  ~NcclChannel() override { abort(); }
+  ~NcclChannel() { abort(); }
 
   int gpu() const { return shared_->ordinal; }
-  Watch& watch() const { return *watch_; }
-  const std::shared_ptr<Watch>& shared_watch() const { return watch_; }
+  NcclWatch& watch() const { return *watch_; }
+  const std::shared_ptr<NcclWatch>& shared_watch() const { return watch_; }
   const std::shared_ptr<OutsideFailure>& failure() const { return watch_->failure(); }
 
   /// Waits until the communicator has started.
@@ -127,7 +130,7 @@ class NcclChannel final : public Watched {
     (void)ncclMemFree(memory);
   }
 
-  Progress progress() const override {
+  Progress progress() const {
     // The words first: what they count is in the log by then.
     const Word begun = std::atomic_ref<Word>{*begun_}.load(std::memory_order_acquire);
     const Word ended = std::atomic_ref<Word>{*ended_}.load(std::memory_order_acquire);
@@ -135,7 +138,7 @@ class NcclChannel final : public Watched {
     const auto whole = [last](Word word) { return last - (static_cast<Word>(last) - word); };
     return {whole(begun), whole(ended)};
   }
-  Error error() override {
+  Error error() {
     const std::unique_lock lock{mutex_, std::try_to_lock};
     if (!lock || comm_ == nullptr) return {};  // who holds it looks by itself
     ncclResult_t result = ncclSuccess;
@@ -144,7 +147,7 @@ class NcclChannel final : public Watched {
       return {};
     return {nccl_text(result, comm_), is_of_peer(result)};
   }
-  void abort() noexcept override {
+  void abort() noexcept {
     const std::scoped_lock lock{mutex_};
     if (comm_ != nullptr) (void)ncclCommAbort(std::exchange(comm_, nullptr));
   }
@@ -180,7 +183,7 @@ class NcclChannel final : public Watched {
   ncclComm_t comm_;
   std::shared_ptr<CudaShared> shared_;
   Word *begun_, *ended_;  // of the last call, written by the stream
-  std::shared_ptr<Watch> watch_;
+  std::shared_ptr<NcclWatch> watch_;
 };
 
 }  // namespace shardexpr::detail

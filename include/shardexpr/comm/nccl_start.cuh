@@ -44,8 +44,7 @@ inline std::shared_ptr<void> device_memory(int gpu, std::size_t size_bytes) {
   const CudaCurrent current{gpu};
   const std::shared_ptr<void> memory{CudaMemory::instance().take(gpu, size_bytes),
                                      [](void* taken) { CudaMemory::instance().give(taken); }};
-  cuda_check(cudaMemsetAsync(memory.get(), 0, size_bytes, cudaStreamPerThread), "zero new memory");
-  cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "zero new memory");
+  cuda_zero(memory.get(), size_bytes);
   return memory;
 }
 inline void nccl_check(ncclResult_t result, const char* what) {
@@ -59,7 +58,7 @@ inline ncclConfig_t nccl_config() {
 
 /// A channel over `comm`, whose making said `result`, when it has started.
 inline std::shared_ptr<NcclChannel> nccl_channel(ncclComm_t comm, std::string name, int gpu,
-                                                 const std::shared_ptr<Watch>& watch,
+                                                 const std::shared_ptr<NcclWatch>& watch,
                                                  ncclResult_t result,
                                                  std::chrono::milliseconds patience) {
   auto channel = std::make_shared<NcclChannel>(comm, std::move(name), gpu, watch);
@@ -96,7 +95,7 @@ std::shared_ptr<NcclChannel> nccl_start(int gpu, std::size_t rank, std::size_t w
     lines = share(bytes);
   else
     share(bytes);
-  const auto watch = std::make_shared<Watch>(rank, std::move(lines), options.collective);
+  const auto watch = std::make_shared<NcclWatch>(rank, std::move(lines), options.collective);
   if (greeting.version != version) {
     const std::string why = "rank " + std::to_string(rank) + " has NCCL " +
                             nccl_version_text(version) + ", rank 0 has " +
@@ -122,7 +121,7 @@ inline std::shared_ptr<NcclChannel> nccl_copy(ncclComm_t users, const NcclOption
   const std::size_t rank = nccl_ask(users, ncclCommUserRank);
   const int gpu = static_cast<int>(nccl_ask(users, ncclCommCuDevice));
   const CudaCurrent current{gpu};
-  const auto watch = std::make_shared<Watch>(rank, Lines{}, options.collective);
+  const auto watch = std::make_shared<NcclWatch>(rank, Lines{}, options.collective);
   ncclConfig_t config = nccl_config();
   ncclComm_t comm = nullptr;
   ncclResult_t result = ncclCommSplit(users, 0, static_cast<int>(rank), &comm, &config);

@@ -37,12 +37,12 @@ struct CopyRow {
   SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const { to[i] = from[i]; }
 };
 
-template <class T, class Row>
-SHARDEXPR_HOST_DEVICE T sum_of_rows(const Rows<Row>& rows, std::size_t world, SumOf<T> scale,
-                                    std::size_t i) {
+/// (of(0) + of(1) + ...) scale, rounded once.
+template <class T, class Of>
+SHARDEXPR_HOST_DEVICE T sum_in_order(std::size_t world, SumOf<T> scale, Of of) {
   using Sum = SumOf<T>;
-  Sum sum = static_cast<Sum>(rows.row[0][i]);
-  for (std::size_t r = 1; r < world; ++r) sum += static_cast<Sum>(rows.row[r][i]);
+  Sum sum = static_cast<Sum>(of(0));
+  for (std::size_t r = 1; r < world; ++r) sum += static_cast<Sum>(of(r));
   if constexpr (std::is_integral_v<Sum>)
     return sum;
   else
@@ -57,7 +57,7 @@ struct SumRows {
   SumOf<T> scale;
   T* to;
   SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
-    to[i] = sum_of_rows<T>(rows, world, scale, i);
+    to[i] = sum_in_order<T>(world, scale, [&](std::size_t r) { return rows.row[r][i]; });
   }
 };
 
@@ -72,14 +72,8 @@ struct SumSentRows {
   SumOf<T> scale;
   T* to;
   SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
-    using Sum = SumOf<T>;
-    Sum sum = static_cast<Sum>(rank == 0 ? own[i] : sent[i]);
-    for (std::size_t r = 1; r < world; ++r)
-      sum += static_cast<Sum>(r == rank ? own[i] : sent[r * stride + i]);
-    if constexpr (std::is_integral_v<Sum>)
-      to[i] = sum;
-    else
-      to[i] = static_cast<T>(sum * scale);
+    to[i] = sum_in_order<T>(
+        world, scale, [&](std::size_t r) { return r == rank ? own[i] : sent[r * stride + i]; });
   }
 };
 
@@ -98,7 +92,7 @@ struct SumRowsToAll {
   std::size_t world;
   SumOf<T> scale;
   SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
-    const T sum = sum_of_rows<T>(rows, world, scale, i);
+    const T sum = sum_in_order<T>(world, scale, [&](std::size_t r) { return rows.row[r][i]; });
     for (std::size_t r = 0; r < world; ++r) rows.row[r][i] = sum;
   }
 };

@@ -63,21 +63,14 @@ class ReductionRoom {
   struct Memory {
     std::byte* data;
     std::size_t size_bytes;
-    Memory(std::byte* at, std::size_t size) : data{at}, size_bytes{size} {}
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-    virtual ~Memory() = default;
-  };
-  template <class Buffer>
-  struct MemoryOf final : Memory {
-    Buffer buffer;
-    explicit MemoryOf(Buffer&& bytes)
-        : Memory{bytes.data(), bytes.count()}, buffer{std::move(bytes)} {}
+    std::shared_ptr<void> owner;  // a buffer of whichever device
   };
   template <class D>
   static std::shared_ptr<Memory> make(D& device, std::size_t size_bytes) {
     auto buffer = device.template allocate<std::byte>(size_bytes, Purpose::full_gradients);
-    return std::make_shared<MemoryOf<decltype(buffer)>>(std::move(buffer));
+    std::byte* const data = buffer.data();
+    return std::make_shared<Memory>(
+        Memory{data, size_bytes, std::make_shared<decltype(buffer)>(std::move(buffer))});
   }
 
   std::weak_ptr<Memory> reserved_;

@@ -32,6 +32,7 @@ namespace shardexpr::detail {
 ///          that the rank has left.
 /// Errors:  none of its own; `failure()` holds what happened.
 /// Cost:    a thread that wakes ten times a second; to rank 0, a connection of each other rank.
+template <class Channel>  // a Watched
 class Watch {
   using Clock = std::chrono::steady_clock;
   using Milliseconds = std::chrono::milliseconds;
@@ -66,12 +67,12 @@ class Watch {
   Milliseconds patience() const { return patience_; }
   const std::shared_ptr<OutsideFailure>& failure() const { return failure_; }
 
-  void add(std::shared_ptr<Watched> watched) {
+  void add(std::shared_ptr<Channel> watched) {
     const std::scoped_lock lock{mutex_};
     watched_.push_back({std::move(watched), 0, {}, false});
   }
   /// It is not aborted afterwards.
-  void remove(const Watched& watched) {
+  void remove(const Channel& watched) {
     {
       const std::scoped_lock lock{mutex_};
       std::erase_if(watched_, [&](const Entry& entry) { return entry.watched.get() == &watched; });
@@ -92,7 +93,7 @@ class Watch {
 
  private:
   struct Entry {
-    std::shared_ptr<Watched> watched;
+    std::shared_ptr<Channel> watched;
     std::uint64_t begun;      // as it was at `since`
     Clock::time_point since;  // when it was first seen so
     bool is_aborted;
@@ -151,8 +152,7 @@ class Watch {
     if (::poll(ready.data(), ready.size(), static_cast<int>(pause_.count())) <= 0) return;
     std::uint64_t count = 0;
     (void)!::read(wake_.number(), &count, sizeof count);
-    std::vector<std::size_t> ended;
-    std::vector<std::size_t> gone;
+    std::vector<std::size_t> ended, gone;
     for (std::size_t i = 0; i < peers_.size(); ++i) {
       if (ready[i + 1].revents == 0) continue;
       Peer& peer = peers_[i];
@@ -188,6 +188,7 @@ class Watch {
         break;
     }
   }
+
   // What this rank sees -------------------------------------------------------------------------
 
   void look() {
@@ -212,12 +213,15 @@ class Watch {
     if (failure_->is_set()) abort_all();  // those that were added since
   }
   std::optional<Complaint> look_at(Entry& entry) {
-    Watched& watched = *entry.watched;
+    Channel& watched = *entry.watched;
     const Watched::Progress progress = watched.progress();
-    const std::string call = watched.log().text(progress.begun);
+    const auto complaint = [&](Reason reason, const std::string& what) {
+      const std::string call = watched.log().text(progress.begun);
+      return Complaint{reason, watched.name(), progress.begun, call,
+                       call + " of " + watched.name() + " in rank " + std::to_string(rank_) + what};
+    };
     if (const Watched::Error error = watched.error(); !error.text.empty())
-      return Complaint{error.is_of_peer ? Reason::peer : Reason::own, watched.name(),
-                       progress.begun, call, here(watched, call) + ": " + error.text};
+      return complaint(error.is_of_peer ? Reason::peer : Reason::own, ": " + error.text);
     if (progress.begun == progress.ended) {
       entry.begun = 0;
       return std::nullopt;
@@ -227,11 +231,7 @@ class Watch {
       entry.since = Clock::now();
     }
     if (Clock::now() - entry.since < patience_) return std::nullopt;
-    return Complaint{Reason::stuck, watched.name(), progress.begun, call,
-                     here(watched, call) + " has not ended within " + seconds_text(patience_)};
-  }
-  std::string here(const Watched& watched, const std::string& call) const {
-    return call + " of " + watched.name() + " in rank " + std::to_string(rank_);
+    return complaint(Reason::stuck, " has not ended within " + seconds_text(patience_));
   }
   /// What is to be said of this rank where another one waits in a call; empty: it has come.
   std::string position_at(const Complaint& complaint) {
@@ -321,7 +321,7 @@ class Watch {
   /// Each in a thread: one that waits for the device would wait for the others.
   void abort_all() noexcept {
     const std::scoped_lock aborting{aborting_};
-    std::vector<std::shared_ptr<Watched>> all;
+    std::vector<std::shared_ptr<Channel>> all;
     {
       const std::scoped_lock lock{mutex_};
       for (Entry& entry : watched_)

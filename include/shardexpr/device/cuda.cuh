@@ -74,10 +74,7 @@ class Cuda {
   void* allocate_zeroed(std::size_t size_bytes) {
     const detail::CudaCurrent current{ordinal_};
     void* data = detail::CudaMemory::instance().take(ordinal_, size_bytes);
-    // Not on the device's default stream, which waits for those of other ranks.
-    detail::cuda_check(cudaMemsetAsync(data, 0, size_bytes, cudaStreamPerThread),
-                       "zero new memory");
-    detail::cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "zero new memory");
+    detail::cuda_zero(data, size_bytes);
     return data;
   }
   static void deallocate(void* memory) { detail::CudaMemory::instance().give(memory); }

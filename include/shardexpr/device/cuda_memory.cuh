@@ -114,4 +114,11 @@ class CudaMemory {
   std::map<int, std::size_t> users_;
 };
 
+/// Zeroes memory of the calling thread's current GPU, and waits. Not on the device's default
+/// stream, which waits for those of other ranks.
+inline void cuda_zero(void* memory, std::size_t size_bytes) {
+  cuda_check(cudaMemsetAsync(memory, 0, size_bytes, cudaStreamPerThread), "zero new memory");
+  cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "zero new memory");
+}
+
 }  // namespace shardexpr::detail

@@ -82,8 +82,7 @@ class CudaShared {
     if (result == CUDA_ERROR_NOT_SUPPORTED)
       throw DeviceError(
           "CUDA: the driver does not let streams wait for memory (cuStreamWaitValue32); on a "
-          "virtual "
-          "GPU ask for one that does");
+          "virtual GPU ask for one that does");
     cuda_check(static_cast<cudaError_t>(result), "wait for the host");  // the codes are the same
   }
 
