@@ -36,12 +36,13 @@ class GptPasses {
 
     const auto hidden = gpt::hidden<T>(config);
     embedding_.out = {tensor(hidden.x)};
-    const auto b = gpt::Block::scratch<T>(config);
+    const auto b = gpt::Block::scratch<T, Cpu>(config);
     const ScratchOf<gpt::Block, Tensor, T> scratch{
         tensor(b.narrow),
         tensor(b.wide),
         {tensor(b.attention.scores), tensor(b.attention.rounded),
-         tensor(b.attention.key_gradients)}};
+         tensor(b.attention.key_gradients)},
+        {}};
     for (auto& block : blocks_) {
       const auto s = gpt::Block::saved<T>(config);
       block.out = {tensor(hidden.x)};
@@ -50,10 +51,10 @@ class GptPasses {
                      tensor(s.mean_2), tensor(s.rstd_2),   tensor(s.fc)};
       block.scratch = scratch;
     }
-    const auto s = gpt::Head::saved<T>(config);
+    const auto s = gpt::Head::saved<T, Cpu>(config);
     head_.out = {tensor(gpt::Head::output<T>(config).loss)};
-    head_.saved = {tensor(s.mean), tensor(s.rstd), tensor(s.error)};
-    head_.scratch = {{scratch.narrow.data, gpt::Head::scratch<T>(config).norm.shape}};
+    head_.saved = {tensor(s.mean), tensor(s.rstd), tensor(s.error), {}};
+    head_.scratch = {{scratch.narrow.data, gpt::Head::scratch<T, Cpu>(config).norm.shape}, {}};
     for (auto& dx : dx_) dx = tensor(hidden.x);
     dloss_ = tensor(gpt::Head::output<T>(config).loss);
     dloss_[0] = 1;

@@ -25,7 +25,8 @@ struct Attention {
   using A = sx::Accumulate<T>;
   std::size_t batch, length, embed, heads;
   Owned<T> qkv{harness::random<T>(shape(batch, length, 3 * embed), "qkv")};
-  nn::AttentionScratch<sx::BufferSpec, T> spec = nn::attention_scratch<T>(length, embed / heads);
+  nn::AttentionScratch<sx::BufferSpec, T> spec =
+      nn::attention_scratch<T, sx::Cpu>(length, embed / heads);
   Owned<A> scores{spec.scores.shape};
   Owned<T> rounded{spec.rounded.shape};
   Owned<A> key_gradients{spec.key_gradients.shape};

@@ -88,8 +88,8 @@ class UnitRun {
     }
     out = allocate(sx::detail::output_buffers<Unit, T>(config));
     dout = allocate(sx::detail::output_buffers<Unit, T>(config));
-    saved_ = allocate(sx::detail::saved_buffers<Unit, T>(config));
-    scratch_ = allocate(sx::detail::scratch_buffers<Unit, T>(config));
+    saved_ = allocate(sx::detail::saved_buffers<Unit, T, Cpu>(config));
+    scratch_ = allocate(sx::detail::scratch_buffers<Unit, T, Cpu>(config));
   }
 
   template <class In>

@@ -94,7 +94,8 @@ TEST_CASE("each sharding gives up one more kind of state") {
 
 TEST_CASE("activations are counted buffer by buffer") {
   // rows x width = 28 floats: 256 bytes aligned; rows x inputs = 20 floats: 256; the loss: 256.
-  constexpr sx::ActivationBytes bytes = sx::activation_bytes<toy::Autoencoder, float>(config);
+  constexpr sx::ActivationBytes bytes =
+      sx::activation_bytes<toy::Autoencoder, float, sx::Cpu>(config);
   CHECK(bytes.outputs == 5 * 256);
   CHECK(bytes.saved == 4 * 256);
   CHECK(bytes.gradients == 2 * 256);

@@ -88,10 +88,11 @@ TEST_CASE("a wrap trades gathered memory for calls") {
 }
 
 TEST_CASE("Recompute keeps one unit's saved activations for all") {
-  constexpr auto kept = sx::activation_bytes<toy::Autoencoder, float>(config);
+  constexpr auto kept = sx::activation_bytes<toy::Autoencoder, float, sx::Cpu>(config);
   constexpr auto mixers =
-      sx::activation_bytes<toy::Autoencoder, float, sx::Recompute<toy::Mixer>>(config);
-  constexpr auto all = sx::activation_bytes<toy::Autoencoder, float, sx::Recompute<>>(config);
+      sx::activation_bytes<toy::Autoencoder, float, sx::Cpu, sx::Recompute<toy::Mixer>>(config);
+  constexpr auto all =
+      sx::activation_bytes<toy::Autoencoder, float, sx::Cpu, sx::Recompute<>>(config);
   CHECK(kept.saved == 4 * 256);
   CHECK(kept.rebuilt == 0);
   CHECK(mixers.saved == 256);  // the decoder's

@@ -9,12 +9,15 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string_view>
 
 namespace shardexpr {
 
 namespace detail {
+class OutsideFailure;  // device/outside_failure.hpp
+
 struct AnyWork {
   void operator()() const {}
   void operator()(std::size_t) const {}
@@ -118,6 +121,13 @@ struct Context {
   void for_each(std::size_t count, const Reads<R>& reads, const Writes<W>& writes, Functor functor,
                 SourceLocation where = SourceLocation::current()) const {
     device.for_each(stream, count, reads, writes, functor, where);
+  }
+  /// What a library enqueues by itself, where the device lets it: `launch(native stream)`.
+  template <std::size_t R, std::size_t W, class Launch>
+  void enqueue(const Reads<R>& reads, const Writes<W>& writes, Launch&& launch,
+               SourceLocation where = SourceLocation::current()) const {
+    const std::shared_ptr<const detail::OutsideFailure> no_danger;
+    device.enqueue(stream, reads, writes, static_cast<Launch&&>(launch), no_danger, where);
   }
 };
 

@@ -19,8 +19,8 @@ class Workspace {
  public:
   Workspace(D& device, const typename Model::Config& config, const Layout<Model>& layout)
       : memory_{device.template allocate<std::byte>(
-            activation_bytes<Model, T, Recompute>(config).total(), Purpose::activations)} {
-    const ActivationBytes bytes = activation_bytes<Model, T, Recompute>(config);
+            activation_bytes<Model, T, D, Recompute>(config).total(), Purpose::activations)} {
+    const ActivationBytes bytes = activation_bytes<Model, T, D, Recompute>(config);
     const std::size_t half = bytes.gradients / 2;
     std::byte* outputs = memory_.data();
     std::byte* saved = outputs + bytes.outputs;
@@ -34,12 +34,12 @@ class Workspace {
         UnitViews& views = units_.emplace_back();
         carve(output_buffers<Unit, T>(config), outputs, views.outputs);
         std::byte* at = rebuilt;
-        carve(saved_buffers<Unit, T>(config), Recompute::template rebuilds<Unit> ? at : saved,
+        carve(saved_buffers<Unit, T, D>(config), Recompute::template rebuilds<Unit> ? at : saved,
               views.saved);
         at = gradients + (u % 2) * half;  // unit u reads one half, writes the other
         carve(output_buffers<Unit, T>(config), at, views.output_gradients);
         at = scratch;
-        carve(scratch_buffers<Unit, T>(config), at, views.scratch);
+        carve(scratch_buffers<Unit, T, D>(config), at, views.scratch);
       }
     });
   }

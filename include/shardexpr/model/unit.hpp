@@ -81,19 +81,24 @@ template <class Unit, class T>
 constexpr auto output_buffers(const typename Unit::Config& config) {
   return buffers<typename Unit::template Output<char_of, T>>(Unit::template output<T>(config));
 }
-template <class Unit, class T>
+// What these two are depends on the device D where a unit says so: it names D, too.
+template <class Unit, class T, class D>
 constexpr auto saved_buffers(const typename Unit::Config& config) {
   using Aggregate = typename saved_of<Unit, char_of, T>::type;
   if constexpr (chars_in<Aggregate> == 0)
     return std::array<AnyBuffer, 0>{};
+  else if constexpr (requires { Unit::template saved<T, D>(config); })
+    return buffers<Aggregate>(Unit::template saved<T, D>(config));
   else
     return buffers<Aggregate>(Unit::template saved<T>(config));
 }
-template <class Unit, class T>
+template <class Unit, class T, class D>
 constexpr auto scratch_buffers(const typename Unit::Config& config) {
   using Aggregate = typename scratch_of<Unit, char_of, T>::type;
   if constexpr (chars_in<Aggregate> == 0)
     return std::array<AnyBuffer, 0>{};
+  else if constexpr (requires { Unit::template scratch<T, D>(config); })
+    return buffers<Aggregate>(Unit::template scratch<T, D>(config));
   else
     return buffers<Aggregate>(Unit::template scratch<T>(config));
 }

@@ -73,7 +73,7 @@ struct Block {
     Of<T> attended;
     Of<T> middle;  // x after attention
     Of<Accumulate<T>> mean_2, rstd_2;
-    Of<T> fc;  // before gelu; in backward, gelu's slope
+    Of<T> fc;  // before gelu; in backward what gelu_rebuild leaves there
   };
   template <class T>
   static constexpr Saved<BufferSpec, T> saved(const Config& c) {
@@ -94,12 +94,14 @@ struct Block {
     Of<T> narrow;  // a norm's output; in backward also gradients of that width
     Of<T> wide;    // gelu's output; in backward also dfc, then dqkv
     nn::AttentionScratch<Of, T> attention;
+    nn::LayerScratch<Of> layers;
   };
-  template <class T>
+  template <class T, class D>
   static constexpr Scratch<BufferSpec, T> scratch(const Config& c) {
     return {.narrow = shape(c.batch, c.context, c.embed),
             .wide = shape(c.batch, c.context, 4 * c.embed),
-            .attention = nn::attention_scratch<T>(c.context, c.embed / c.heads)};
+            .attention = nn::attention_scratch<T, D>(c.context, c.embed / c.heads),
+            .layers = nn::layer_scratch<D>(c.tokens(), 4 * c.embed, c.heads)};
   }
 
   /// Multiplications and additions of the matrix products, attention's for the pairs that causality
@@ -111,33 +113,31 @@ struct Block {
 
   template <class D, class T>
   static void forward(const Forward<Block, D, T>& p) {
-    const auto& [narrow, wide, scratch] = p.scratch;
+    const auto& [narrow, wide, scratch, layers] = p.scratch;
     const auto& s = p.saved;
     const auto& w = p.w;
-    const nn::LayerContext<D> on{p.context};
+    const nn::LayerContext<D> on{p.context, layers};
     layer_norm_forward(on, p.in.x, w.ln_1_weight, w.ln_1_bias, s.mean_1, s.rstd_1, narrow);
     linear_forward(on, narrow, w.attn_weight, w.attn_bias, s.qkv);
     attention_forward(on, s.qkv, p.config.heads, scratch, s.lse, s.attended);
     linear_residual_forward(on, p.in.x, s.attended, w.attn_proj_weight, w.attn_proj_bias, s.middle);
     layer_norm_forward(on, s.middle, w.ln_2_weight, w.ln_2_bias, s.mean_2, s.rstd_2, narrow);
-    linear_forward(on, narrow, w.fc_weight, w.fc_bias, s.fc);
-    gelu_forward(on, s.fc, wide);
+    linear_gelu_forward(on, narrow, w.fc_weight, w.fc_bias, s.fc, wide);
     linear_residual_forward(on, s.middle, wide, w.mlp_proj_weight, w.mlp_proj_bias, p.out.x);
   }
 
   template <class D, class T, class G>
   static void backward(const Backward<Block, D, T, G>& p) {
-    const auto& [narrow, wide, scratch] = p.scratch;
+    const auto& [narrow, wide, scratch, layers] = p.scratch;
     const auto& s = p.saved;
     const auto& w = p.w;
     const auto& dw = p.dw;
-    const nn::LayerContext<D> on{p.context};
+    const nn::LayerContext<D> on{p.context, layers};
     const auto& dx = p.din.x;  // first the gradient of the middle, then that of the input
 
-    gelu_value_and_slope(on, s.fc, wide, s.fc);
+    gelu_rebuild(on, s.fc, wide);
     linear_backward_params(on, wide, p.dout.x, dw.mlp_proj_weight, dw.mlp_proj_bias);
-    linear_backward_input(on, p.dout.x, w.mlp_proj_weight, wide);
-    multiply_in_place(on, s.fc, wide);
+    linear_gelu_backward_input(on, p.dout.x, w.mlp_proj_weight, s.fc, wide);
     layer_norm_recompute(on, s.middle, w.ln_2_weight, w.ln_2_bias, s.mean_2, s.rstd_2, narrow);
     linear_backward_params(on, narrow, wide, dw.fc_weight, dw.fc_bias);
     linear_backward_input(on, wide, w.fc_weight, narrow);

@@ -5,6 +5,8 @@
 #include <shardexpr/nn/gpt_config.hpp>
 #include <shardexpr/nn/layer.hpp>
 
+#include <cstdint>
+
 namespace shardexpr::gpt {
 
 /// The first unit of a GPT: the token's embedding plus the position's.
@@ -31,18 +33,38 @@ struct Embedding {
     return hidden<T>(c);
   }
 
+  template <template <class> class Of, class T>
+  struct Saved {
+    Of<std::int32_t> tokens;  // where the device has memory of its own
+  };
+  template <class T, class D>
+  static constexpr Saved<BufferSpec, T> saved(const Config& c) {
+    return {.tokens = nn::batch_copy<D>(shape(c.batch, c.context))};
+  }
+
+  template <template <class> class Of, class T>
+  struct Scratch {
+    nn::LayerScratch<Of> layers;
+  };
+  template <class T, class D>
+  static constexpr Scratch<BufferSpec, T> scratch(const Config& c) {
+    return {.layers = nn::layer_scratch<D>(c.tokens(), c.embed)};
+  }
+
   /// Zero: no matrix products here.
   static constexpr double forward_flops(const Config&) { return 0; }
 
   template <class D, class T>
   static void forward(const Forward<Embedding, D, T>& p) {
-    const nn::LayerContext<D> on{p.context};
-    embedding_forward(on, p.batch.tokens, p.w.wte, p.w.wpe, p.out.x);
+    const nn::LayerContext<D> on{p.context, p.scratch.layers};
+    const auto* tokens = bring_tokens(on, p.batch.tokens, p.config.vocabulary, p.saved.tokens);
+    embedding_forward(on, tokens, p.w.wte, p.w.wpe, p.out.x);
   }
   template <class D, class T, class G>
   static void backward(const Backward<Embedding, D, T, G>& p) {
-    const nn::LayerContext<D> on{p.context};
-    embedding_backward(on, p.batch.tokens, p.dout.x, p.dw.wte, p.dw.wpe);
+    const nn::LayerContext<D> on{p.context, p.scratch.layers};
+    const auto* tokens = brought_tokens(on, p.batch.tokens, p.saved.tokens);
+    embedding_backward(on, tokens, p.dout.x, p.dw.wte, p.dw.wpe);
   }
 };
 

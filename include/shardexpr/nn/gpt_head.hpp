@@ -7,6 +7,8 @@
 #include <shardexpr/nn/gpt_embedding.hpp>
 #include <shardexpr/nn/layer.hpp>
 
+#include <cstdint>
+
 namespace shardexpr::gpt {
 
 /// The last unit of a GPT: norm, the classifier that shares the embedding's table, cross-entropy.
@@ -42,22 +44,27 @@ struct Head {
   template <template <class> class Of, class T>
   struct Saved {
     Of<Accumulate<T>> mean, rstd;
-    Of<T> error;  // logits, until the loss turns them into softmax minus one-hot
+    Of<T> error;               // logits, until the loss turns them into softmax minus one-hot
+    Of<std::int32_t> targets;  // where the device has memory of its own
   };
-  template <class T>
+  template <class T, class D>
   static constexpr Saved<BufferSpec, T> saved(const Config& c) {
-    return {.mean = shape(c.batch, c.context),
-            .rstd = shape(c.batch, c.context),
-            .error = shape(c.batch, c.context, c.vocabulary)};
+    const Shape rows = shape(c.batch, c.context);
+    return {.mean = rows,
+            .rstd = rows,
+            .error = shape(c.batch, c.context, nn::logits_stride<T, D>(c.vocabulary)),
+            .targets = nn::batch_copy<D>(rows)};
   }
 
   template <template <class> class Of, class T>
   struct Scratch {
     Of<T> norm;  // in backward also its gradient
+    nn::LayerScratch<Of> layers;
   };
-  template <class T>
+  template <class T, class D>
   static constexpr Scratch<BufferSpec, T> scratch(const Config& c) {
-    return {.norm = shape(c.batch, c.context, c.embed)};
+    return {.norm = shape(c.batch, c.context, c.embed),
+            .layers = nn::layer_scratch<D>(c.tokens(), 2 * c.embed)};
   }
 
   /// Multiplications and additions of the classifier's product. Backward does twice as many.
@@ -68,16 +75,17 @@ struct Head {
 
   template <class D, class T>
   static void forward(const Forward<Head, D, T>& p) {
-    const nn::LayerContext<D> on{p.context};
+    const nn::LayerContext<D> on{p.context, p.scratch.layers};
     const auto& norm = p.scratch.norm;
     const auto& s = p.saved;
     layer_norm_forward(on, p.in.x, p.w.ln_f_weight, p.w.ln_f_bias, s.mean, s.rstd, norm);
     classifier_forward(on, norm, p.w.wte, s.error);
-    cross_entropy_forward(on, s.error, p.batch.targets, p.out.loss);
+    const auto* targets = bring_tokens(on, p.batch.targets, p.config.vocabulary, s.targets);
+    cross_entropy_forward(on, s.error, p.config.vocabulary, targets, p.out.loss);
   }
   template <class D, class T, class G>
   static void backward(const Backward<Head, D, T, G>& p) {
-    const nn::LayerContext<D> on{p.context};
+    const nn::LayerContext<D> on{p.context, p.scratch.layers};
     const auto& norm = p.scratch.norm;
     const auto& s = p.saved;
     layer_norm_recompute(on, p.in.x, p.w.ln_f_weight, p.w.ln_f_bias, s.mean, s.rstd, norm);

@@ -32,9 +32,9 @@ constexpr std::size_t aligned_bytes(const std::array<AnyBuffer, N>& buffers) {
 }
 }  // namespace detail
 
-/// Shapes:  from the units' descriptions; T is the compute dtype. `Recompute` is the policy: which
-///          units' saved activations are rebuilt.
-template <class Model, class T, class Recompute = RecomputeNone>
+/// Shapes:  from the units' descriptions; T is the compute dtype, D the device. `Recompute` is the
+///          policy: which units' saved activations are rebuilt.
+template <class Model, class T, class D, class Recompute = RecomputeNone>
 constexpr ActivationBytes activation_bytes(const typename Model::Config& config) {
   ActivationBytes bytes;
   std::size_t largest_output = 0;
@@ -43,13 +43,13 @@ constexpr ActivationBytes activation_bytes(const typename Model::Config& config)
     const std::size_t count = Model::Units::template Stage<S>::count(config);
     const std::size_t output = detail::aligned_bytes(detail::output_buffers<Unit, T>(config));
     bytes.outputs += count * output;
-    const std::size_t saved = detail::aligned_bytes(detail::saved_buffers<Unit, T>(config));
+    const std::size_t saved = detail::aligned_bytes(detail::saved_buffers<Unit, T, D>(config));
     if (Recompute::template rebuilds<Unit>)
       bytes.rebuilt = std::max(bytes.rebuilt, saved);
     else
       bytes.saved += count * saved;
     bytes.scratch =
-        std::max(bytes.scratch, detail::aligned_bytes(detail::scratch_buffers<Unit, T>(config)));
+        std::max(bytes.scratch, detail::aligned_bytes(detail::scratch_buffers<Unit, T, D>(config)));
     largest_output = std::max(largest_output, output);
   });
   bytes.gradients = 2 * largest_output;

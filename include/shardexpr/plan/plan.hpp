@@ -158,7 +158,8 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
       reduction_room_bytes<typename Strategy::communicator, typename Precision::reduce>(
           mesh.copies, step.copies_room_elements);
   plan.activations_bytes =
-      activation_bytes<Model, typename Precision::compute, typename Strategy::recompute>(config)
+      activation_bytes<Model, typename Precision::compute, typename Strategy::device,
+                       typename Strategy::recompute>(config)
           .total();
   plan.other_bytes = (1 + world) * sizeof(StepSummary) + sizeof(StepOutcome);
   plan.peak_live_elements = step.peak_live_elements;

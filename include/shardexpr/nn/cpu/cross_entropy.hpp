@@ -53,13 +53,13 @@ void classifier_forward(const Context<D>& ctx, In<T> x, In<T> table, Tensor<T> l
 /// Computes loss = the mean over rows of -log softmax(logits)[target], and turns the logits into
 /// softmax minus one-hot: the gradient, but for the factor that only backward knows.
 ///
-/// Shapes:  logits (..., V), targets (rows,), loss ().
+/// Shapes:  logits (..., V), targets (rows,), loss (). The vocabulary is V.
 /// Errors:  throws Error if a target is negative or not below V.
 /// Cost:    one exponential a logit, of 16 bits two; backward then needs none.
 template <HostDevice D, class T>
-void cross_entropy_forward(const Context<D>& ctx, Tensor<T> logits, const std::int32_t* targets,
-                           Tensor<Accumulate<T>> loss) {
-  const std::size_t width = detail::width_of(logits), rows = detail::rows_of(logits);
+void cross_entropy_forward(const Context<D>& ctx, Tensor<T> logits, std::size_t vocabulary,
+                           const std::int32_t* targets, Tensor<Accumulate<T>> loss) {
+  const std::size_t width = vocabulary, rows = detail::rows_of(logits);
   ctx.run(reads(logits, std::span{targets, rows}), writes(logits, loss), [=] {
     double total = 0;  // rows in order
     for (std::size_t r = 0; r < rows; ++r) {

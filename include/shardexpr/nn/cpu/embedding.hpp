@@ -63,6 +63,21 @@ void add_embedding_rounded(const std::int32_t* tokens, std::size_t count, std::s
 }
 }  // namespace detail
 
+/// Where a device reads a batch's tokens or targets: on a host, where they are. A device with
+/// memory of its own copies them; so the unit keeps `copied`, as `batch_copy` says, from forward to
+/// backward.
+template <HostDevice D>
+const std::int32_t* bring_tokens(const Context<D>&, const std::int32_t* tokens,
+                                 std::size_t /*vocabulary*/, Tensor<std::int32_t> /*copied*/) {
+  return tokens;
+}
+/// What `bring_tokens` brought before.
+template <HostDevice D>
+const std::int32_t* brought_tokens(const Context<D>&, const std::int32_t* tokens,
+                                   Tensor<std::int32_t> /*copied*/) {
+  return tokens;
+}
+
 /// Computes y = the token's row of wte + the position's row of wpe.
 ///
 /// Shapes:  tokens (B, T), wte (V, C), wpe (>= T, C), y (B, T, C).

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/nn/cpu/linear.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/layer.hpp>
@@ -40,14 +41,14 @@ void gelu_forward(const Context<D>& ctx, In<T> x, Tensor<T> y) {
       });
 }
 
-/// Computes y = gelu(x) again, and the slope d gelu / dx beside it, with one exponential.
+/// Computes y = gelu(x) again, and leaves the slope d gelu / dx in x, for
+/// `linear_gelu_backward_input`: one exponential for both.
 ///
-/// Shapes:  x, y, slope equally many; slope may be x itself.
+/// Shapes:  x, y equally many.
 template <HostDevice D, class T>
-void gelu_value_and_slope(const Context<D>& ctx, In<T> x, Tensor<T> y, Tensor<T> slope) {
-  const T* const x_at = x.data;
+void gelu_rebuild(const Context<D>& ctx, Tensor<T> x, Tensor<T> y) {
+  T* const x_at = x.data;
   T* const y_at = y.data;
-  T* const slope_at = slope.data;
   const auto one = [=](std::size_t i) __attribute__((always_inline)) {
     using A = Accumulate<T>;
     const A v = x_at[i];
@@ -55,9 +56,9 @@ void gelu_value_and_slope(const Context<D>& ctx, In<T> x, Tensor<T> y, Tensor<T>
     const A s = detail::logistic_of(detail::gelu_argument(v, square));
     const A bend = v * detail::gelu_argument_slope(square) * s;
     y_at[i] = static_cast<T>(v * s);
-    slope_at[i] = static_cast<T>(multiply_add(bend, 1 - s, s));
+    x_at[i] = static_cast<T>(multiply_add(bend, 1 - s, s));
   };
-  ctx.for_each(x.count(), reads(x), writes(y, slope), one);
+  ctx.for_each(x.count(), reads(x), writes(x, y), one);
 }
 
 /// Multiplies element by element: y *= by.
@@ -69,6 +70,27 @@ void multiply_in_place(const Context<D>& ctx, In<T> by, Tensor<T> y) {
     y_at[i] = static_cast<T>(y_at[i] * by_at[i]);
   };
   ctx.for_each(y.count(), reads(by, y), writes(y), one);
+}
+
+/// Computes y = gelu(x w + b), and keeps what gelu was given.
+///
+/// Shapes:  as `linear_forward`; before, y (..., out).
+template <HostDevice D, class T>
+void linear_gelu_forward(const Context<D>& ctx, In<T> x, In<T> w, In<T> b, Tensor<T> before,
+                         Tensor<T> y) {
+  linear_forward(ctx, x, w, b, before);
+  gelu_forward(ctx, before, y);
+}
+
+/// Writes the gradient of what gelu was given: dx = (dy w^T) gelu'(x), from what `gelu_rebuild`
+/// left in x.
+///
+/// Shapes:  dy (..., out), w (in, out), rebuilt, dx (..., in).
+template <HostDevice D, class T>
+void linear_gelu_backward_input(const Context<D>& ctx, In<T> dy, In<T> w, In<T> rebuilt,
+                                Tensor<T> dx) {
+  linear_backward_input(ctx, dy, w, dx);
+  multiply_in_place(ctx, rebuilt, dx);
 }
 
 }  // namespace shardexpr::nn

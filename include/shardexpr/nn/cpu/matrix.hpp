@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/tensor.hpp>
-#include <shardexpr/device/concepts.hpp>
-#include <shardexpr/device/cpu.hpp>
+#include <shardexpr/nn/layer.hpp>
 
 #include <cstddef>
 #include <type_traits>
@@ -19,13 +18,6 @@
 #endif
 
 namespace shardexpr::nn {
-
-/// A device whose memory this process reads and writes: its work may call Eigen. `Cpu`, whatever
-/// derives from it, and any device that says `static constexpr bool runs_on_host = true`.
-template <class D>
-concept HostDevice = std::is_base_of_v<Cpu, D> || requires {
-  requires D::runs_on_host;
-};
 
 namespace detail {
 

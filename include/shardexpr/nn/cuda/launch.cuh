@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/dtype.hpp>
+#include <shardexpr/device/concepts.hpp>
+#include <shardexpr/device/cuda_error.cuh>
+#include <shardexpr/nn/layer.hpp>
+
+#include <concepts>
+#include <cstddef>
+
+#include <cuda_runtime.h>
+
+// How the layers of a GPU start their kernels.
+namespace shardexpr::nn::detail {
+
+/// What layers on a GPU compute in. Sums are fp32.
+template <class T>
+concept KernelDtype = std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, fp16>;
+
+/// Threads of a kernel: blocks, threads of each, bytes that a block's threads share beyond what the
+/// kernel declares.
+struct Grid {
+  std::size_t x = 1, y = 1;
+  unsigned threads = 256;
+  std::size_t shared_bytes = 0;
+};
+
+/// Enqueues a kernel on the context's stream, which reads and writes what it says.
+/// Errors:  DeviceError; `what` says what failed.
+template <class D, std::size_t R, std::size_t W, class... Parameters, class... Arguments>
+void launch(const Context<D>& on, const Reads<R>& reads, const Writes<W>& writes, const char* what,
+            const Grid& grid, void (*kernel)(Parameters...), Arguments... arguments) {
+  on.enqueue(reads, writes, [&](cudaStream_t stream) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1};
+    config.blockDim = {grid.threads, 1, 1};
+    config.dynamicSmemBytes = grid.shared_bytes;
+    config.stream = stream;
+    shardexpr::detail::cuda_check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+  });
+}
+
+/// The last extent of a tensor, and how many rows of that width it has.
+template <class T>
+constexpr std::size_t width_of_rows(const Tensor<T>& t) {
+  return t.shape[t.shape.rank - 1];
+}
+template <class T>
+constexpr std::size_t count_of_rows(const Tensor<T>& t) {
+  return t.count() / width_of_rows(t);
+}
+
+}  // namespace shardexpr::nn::detail
