@@ -16,7 +16,9 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <random>
 #include <set>
 #include <string>
@@ -87,6 +89,7 @@ namespace emulated {
 struct Machine {
   int devices = 2;
   std::size_t memory_bytes = std::size_t{1} << 32;  // of each device
+  std::size_t shared_bytes = 227 << 10;             // that a block may have
   bool has_stream_waits = true;
   std::chrono::microseconds longest_delay{0};  // before an operation of a stream
 };
@@ -355,6 +358,55 @@ void enqueue(Stream* stream, Operation operation) {
   });
 }
 
+/// What a launch gives each block beyond what its kernel declares: as long as it says, and of NaN
+/// in every dtype when a block begins.
+class DynamicShared {
+ public:
+  static constexpr std::size_t given_unasked = 48 << 10;
+
+  static DynamicShared& of_this_thread() {
+    static thread_local DynamicShared shared;
+    return shared;
+  }
+  void begin_block(std::size_t size_bytes) {
+    if (size_bytes != size_bytes_)
+      memory_.reset(size_bytes == 0 ? nullptr : new (alignment) unsigned char[size_bytes]);
+    size_bytes_ = size_bytes;
+    if (size_bytes != 0) std::memset(memory_.get(), 0xff, size_bytes);
+  }
+  unsigned char* data() const { return memory_.get(); }
+
+  /// How much a launch of a kernel may ask for.
+  static cudaError_t allow(const void* kernel, std::size_t size_bytes) {
+    if (size_bytes > machine.shared_bytes) return cudaErrorInvalidValue;
+    const std::scoped_lock lock{mutex()};
+    allowed()[{kernel, current_device()}] = size_bytes;
+    return cudaSuccess;
+  }
+  static bool is_allowed(const void* kernel, std::size_t size_bytes) {
+    if (size_bytes <= given_unasked) return true;
+    const std::scoped_lock lock{mutex()};
+    return size_bytes <= allowed()[{kernel, current_device()}];
+  }
+
+ private:
+  static constexpr std::align_val_t alignment{128};
+  struct Free {
+    void operator()(unsigned char* memory) const { ::operator delete[](memory, alignment); }
+  };
+  static std::mutex& mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  static std::map<std::pair<const void*, int>, std::size_t>& allowed() {
+    static std::map<std::pair<const void*, int>, std::size_t> allowed;
+    return allowed;
+  }
+  std::unique_ptr<unsigned char[], Free> memory_;
+  std::size_t size_bytes_ = 0;
+};
+inline unsigned char* dynamic_shared_memory() { return DynamicShared::of_this_thread().data(); }
+
 }  // namespace emulated
 
 // Of a kernel -------------------------------------------------------------------------------------
@@ -527,25 +579,34 @@ struct cudaLaunchConfig_t {
   void* attrs;
   unsigned numAttrs;
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  EMULATED_CALL("cudaFuncSetAttribute");
+  return emulated::DynamicShared::allow(kernel, static_cast<std::size_t>(value));
+}
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   EMULATED_CALL("cudaLaunchKernelEx");
   if (config->gridDim.x == 0 || config->blockDim.x == 0 ||
-      config->blockDim.x > emulated::Fibers::largest_block)
+      config->blockDim.x > emulated::Fibers::largest_block ||
+      !emulated::DynamicShared::is_allowed(reinterpret_cast<const void*>(kernel),
+                                           config->dynamicSmemBytes))
     return cudaErrorInvalidValue;
-  emulated::enqueue(config->stream,
-                    [grid = config->gridDim, block = config->blockDim, kernel,
-                     values = std::tuple<Parameters...>{std::forward<Arguments>(arguments)...}] {
-                      gridDim = grid;
-                      blockDim = block;
-                      const std::function<void()> one = [&] { std::apply(kernel, values); };
-                      for (unsigned y = 0; y < grid.y; ++y)
-                        for (unsigned x = 0; x < grid.x; ++x) {
-                          blockIdx = {x, y, 0};
-                          emulated::Fibers::of_this_thread().run(block.x, one);
-                        }
-                    });
+  emulated::enqueue(
+      config->stream,
+      [grid = config->gridDim, block = config->blockDim, shared_bytes = config->dynamicSmemBytes,
+       kernel, values = std::tuple<Parameters...>{std::forward<Arguments>(arguments)...}] {
+        gridDim = grid;
+        blockDim = block;
+        const std::function<void()> one = [&] { std::apply(kernel, values); };
+        for (unsigned y = 0; y < grid.y; ++y)
+          for (unsigned x = 0; x < grid.x; ++x) {
+            blockIdx = {x, y, 0};
+            emulated::DynamicShared::of_this_thread().begin_block(shared_bytes);
+            emulated::Fibers::of_this_thread().run(block.x, one);
+          }
+      });
   return cudaSuccess;
 }
 

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/nn/cuda/attention_shape.cuh>
+#include <shardexpr/nn/cuda/attention_tiles.cuh>
+#include <shardexpr/nn/cuda/tensor_core.cuh>
+
+#include <cmath>
+#include <cstddef>
+
+#include <cuda_runtime.h>
+
+// Forward on tensor cores: heads of 64 and 128 elements of 16 bits.
+namespace shardexpr::nn::detail {
+
+inline constexpr float log2_of_e = 1.44269504f;
+
+/// A block has 128 rows of queries, 32 each of 4 warps, and goes through the keys, 64 at a time,
+/// of which it has two tiles: one is computed with while the other is copied.
+template <unsigned head>
+struct ForwardTiles {
+  static constexpr unsigned warps = 4, threads = warps * warp_lanes;
+  static constexpr unsigned fragments = 2;  // of 16 rows a warp
+  static constexpr unsigned warp_rows = 16 * fragments, rows = warps * warp_rows, keys = 64;
+  static constexpr bool queries_in_registers = head == 64;
+  static constexpr std::size_t shared_bytes = (rows + 4 * keys) * head * 2;
+};
+
+/// Scores of keys that come after their query do not count. `query` and `key` are those of the
+/// first element; keys lie along rows, or `transposed`, along columns.
+template <bool transposed, unsigned M, unsigned N>
+__device__ inline void mask_keys_behind(float (&scores)[M][N][4], unsigned query, unsigned key) {
+  SHARDEXPR_UNROLL
+  for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
+  for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = 16 * m + fragment_row(i), column = 8 * n + fragment_column(i);
+    if (transposed ? key + row > query + column : key + column > query + row)
+      scores[m][n][i] = -INFINITY;
+  }
+}
+
+/// What is known of rows whose keys come tile by tile: the largest score, and the sum of the
+/// exponentials of what scores are less, of this lane's columns.
+///
+/// Source:  Milakov and Gimelshein, Online normalizer calculation for softmax, 2018.
+template <unsigned M>
+struct OnlineSoftmax {
+  float largest[M][2], sum[M][2];
+
+  __device__ void begin() {
+    SHARDEXPR_UNROLL
+    for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
+    for (unsigned half = 0; half < 2; ++half) largest[m][half] = -INFINITY, sum[m][half] = 0;
+  }
+  /// Turns scores into exponentials of base 2, `scale` being of that base, and brings what was
+  /// summed before, `out` too, to the new largest score. Every row counts at least one score.
+  template <unsigned N, unsigned O>
+  __device__ void add(float (&scores)[M][N][4], float (&out)[M][O][4], float scale) {
+    SHARDEXPR_UNROLL
+    for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
+    for (unsigned half = 0; half < 2; ++half) {
+      float now = largest[m][half];
+      SHARDEXPR_UNROLL
+      for (unsigned n = 0; n < N; ++n)
+        now = fmaxf(now, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 1));
+      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 2));
+      const float before = power_of_two((largest[m][half] - now) * scale), shift = now * scale;
+      largest[m][half] = now;
+      float added = 0;
+      SHARDEXPR_UNROLL
+      for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
+      for (unsigned i = 2 * half; i < 2 * half + 2; ++i) {
+        scores[m][n][i] = power_of_two(fmaf(scores[m][n][i], scale, -shift));
+        added += scores[m][n][i];
+      }
+      sum[m][half] = fmaf(sum[m][half], before, added);
+      SHARDEXPR_UNROLL
+      for (unsigned o = 0; o < O; ++o) SHARDEXPR_UNROLL
+      for (unsigned i = 2 * half; i < 2 * half + 2; ++i) out[m][o][i] *= before;
+    }
+  }
+  /// Adds up the lanes of each row.
+  __device__ void end() {
+    SHARDEXPR_UNROLL
+    for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
+    for (unsigned half = 0; half < 2; ++half) {
+      sum[m][half] += __shfl_xor_sync(0xffffffff, sum[m][half], 1);
+      sum[m][half] += __shfl_xor_sync(0xffffffff, sum[m][half], 2);
+    }
+  }
+};
+
+/// Shapes:  as `attention_forward`; a block of `threads` for each place of `order`.
+/// Source:  Dao, FlashAttention-2, 2023, algorithm 1.
+template <class T, unsigned head>
+__global__ void __launch_bounds__(ForwardTiles<head>::threads, 2)
+    attend_tiles(AttentionShape s, TileOrder order, const T* qkv, float* lse, T* out) {
+  using Tiles = ForwardTiles<head>;
+  constexpr unsigned M = Tiles::fragments, N = Tiles::keys / 8;
+  constexpr unsigned tile_elements = Tiles::keys * head;
+  T* const queries = reinterpret_cast<T*>(dynamic_shared_memory());
+  T* const stages = queries + Tiles::rows * head;  // each of keys, and of values behind them
+
+  const TileOrder::Place place = order.of(blockIdx.x);
+  const unsigned context = static_cast<unsigned>(s.context);
+  const unsigned first =
+      static_cast<unsigned>(order.tiles - 1 - place.weight) * Tiles::rows;  // the last sees most
+  const unsigned count = context - first < Tiles::rows ? context - first : Tiles::rows;
+  const unsigned steps = (first + count + Tiles::keys - 1) / Tiles::keys;
+  const T* const q = qkv + s.qkv_at(place.head);
+  const T *const k = q + s.embed, *const v = k + s.embed;
+
+  const auto copy_keys = [&](unsigned step) {
+    T* const to = stages + step % 2 * 2 * tile_elements;
+    const unsigned key = step * Tiles::keys;
+    copy_tile<Tiles::keys, Tiles::threads, head>(to, k + key * s.stride, s.stride, context - key);
+    copy_tile<Tiles::keys, Tiles::threads, head>(to + tile_elements, v + key * s.stride, s.stride,
+                                                 context - key);
+    commit_copies();
+  };
+  copy_tile<Tiles::rows, Tiles::threads, head>(queries, q + first * s.stride, s.stride, count);
+  copy_keys(0);
+
+  const unsigned warp_row = threadIdx.x / warp_lanes * Tiles::warp_rows, row = first + warp_row;
+  const float scale = s.scale * log2_of_e;
+  float sum[M][head / 8][4];
+  set_zero(sum);
+  OnlineSoftmax<M> softmax;
+  softmax.begin();
+  RowsInRegisters<T, head, M> kept;
+  for (unsigned step = 0; step < steps; ++step) {
+    wait_for_copies<0>();
+    __syncthreads();  // everyone's copies are there, and everyone has done with the other stage
+    if (step + 1 < steps) copy_keys(step + 1);
+    const T* const tile = stages + step % 2 * 2 * tile_elements;
+    const unsigned key = step * Tiles::keys;
+    if (key >= row + Tiles::warp_rows || row >= context) continue;  // no row of the warp sees them
+    float scores[M][N][4];
+    if constexpr (Tiles::queries_in_registers) {
+      if (step == 0) kept.take(queries, warp_row);
+      multiply_by_rows<T, head>(scores, kept, tile, 0);
+    } else {
+      multiply_by_rows<T, head>(scores, RowsInTile<T, head, M>{queries, warp_row}, tile, 0);
+    }
+    if (key + Tiles::keys > row + 1) mask_keys_behind<false>(scores, row, key);
+    softmax.add(scores, sum, scale);
+    unsigned p[M][N / 2][4];
+    round_to_left<T>(p, scores);
+    multiply_add_tile<T, head>(sum, p, tile + tile_elements, 0);
+  }
+
+  softmax.end();
+  float inverse[M][2];
+  float* const row_lse = lse + s.statistics_at(place.head);
+  SHARDEXPR_UNROLL
+  for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
+  for (unsigned half = 0; half < 2; ++half) {
+    inverse[m][half] = 1 / softmax.sum[m][half];
+    const unsigned at = row + 16 * m + fragment_row(2 * half);
+    if (threadIdx.x % 4 == 0 && at < context)
+      row_lse[at] = fmaf(softmax.largest[m][half], s.scale, logf(softmax.sum[m][half]));
+  }
+  store_rows<T, head>(sum, inverse, queries + warp_row * head,
+                      out + s.out_at(place.head) + row * s.embed, s.embed,
+                      row < context ? context - row : 0);
+}
+
+}  // namespace shardexpr::nn::detail
