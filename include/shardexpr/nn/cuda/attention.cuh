@@ -133,7 +133,7 @@ void attention_backward(const LayerContext<D>& on, In<T> qkv, std::size_t heads,
     detail::launch(on, reads(out, dout), writes(sums), what, detail::row_sum_grid<32>(s),
                    detail::sum_rows_of_products<T, 32, 1>, s, out.data, dout.data, sums.data);
     const detail::TileOrder order{s, detail::simple_tile, sizeof(T)};
-    const auto pass = [&](std::size_t weights, auto kernel) {
+    const auto pass = [&](unsigned weights, auto kernel) {
       detail::launch(on, reads(qkv, lse, sums, dout), writes(dqkv), what,
                      {.x = order.blocks(),
                       .threads = detail::simple_threads,

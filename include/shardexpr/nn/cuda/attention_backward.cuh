@@ -78,99 +78,88 @@ __global__ void __launch_bounds__(KeyGradientTiles<head>::threads, KeyGradientTi
                          const float* sums, const T* dout, T* dqkv) {
   using Tiles = KeyGradientTiles<head>;
   constexpr unsigned M = Tiles::fragments, N = Tiles::at_once / 8;
-  constexpr unsigned tile_elements = Tiles::others * head;
+  constexpr unsigned ring = 2 * Tiles::others;
   T* const keys = reinterpret_cast<T*>(dynamic_shared_memory());
   T* const values = keys + Tiles::rows * head;
-  T* const stages = values + Tiles::rows * head;  // each of queries, and of dout behind them
-  float* const statistics = reinterpret_cast<float*>(stages + 4 * tile_elements);
+  T* const queries = values + Tiles::rows * head;  // rings of two tiles: query n lies at n % 128
+  T* const douts = queries + ring * head;
+  float* const query_lse = reinterpret_cast<float*>(douts + ring * head);
+  float* const query_sums = query_lse + ring;
 
   const TileOrder::Place place = order.of(blockIdx.x);
-  const unsigned context = static_cast<unsigned>(s.context);
-  const unsigned first =
-      static_cast<unsigned>(place.weight) * Tiles::rows;  // the first is seen most
+  const unsigned first = place.weight * Tiles::rows;  // the first is seen most
   const T* const q = qkv + s.qkv_at(place.head);
-  const T *const k = q + s.embed, *const v = k + s.embed;
+  const T* const k = q + s.embed;
   const T* const d = dout + s.out_at(place.head);
-  lse += s.statistics_at(place.head);
-  sums += s.statistics_at(place.head);
+  // Of the first 2 * 64 threads each brings a number for each tile: of lse, or of sums.
+  const bool is_of_lse = threadIdx.x < Tiles::others;
+  const unsigned brought = threadIdx.x % Tiles::others;
+  const float* const statistic = (is_of_lse ? lse : sums) + s.statistics_at(place.head) + brought;
 
-  const auto copy_queries = [&](unsigned step) {
-    T* const to = stages + step % 2 * 2 * tile_elements;
-    const unsigned query = step * Tiles::others;
-    copy_tile<Tiles::others, Tiles::threads, head>(to, q + query * s.stride, s.stride,
-                                                   context - query);
-    copy_tile<Tiles::others, Tiles::threads, head>(to + tile_elements, d + query * s.embed, s.embed,
-                                                   context - query);
+  const auto copy_queries = [&](unsigned query) {
+    const unsigned at = query % ring;
+    copy_tile<Tiles::others, Tiles::threads, head>(queries + at * head, q, s.stride, query,
+                                                   s.context);
+    copy_tile<Tiles::others, Tiles::threads, head>(douts + at * head, d, s.embed, query, s.context);
+    if (threadIdx.x < 2 * Tiles::others)
+      copy_word_async((is_of_lse ? query_lse : query_sums) + at + brought, statistic + query,
+                      query + brought < s.context);
     commit_copies();
   };
-  // A tile's lse, of base 2, and sums: 64 threads load one each, and store it when the tile before
-  // has been computed with. Rows that are not there have no probability of anything.
-  const auto load_statistic = [&](unsigned step) {
-    const unsigned query = step * Tiles::others + threadIdx.x % Tiles::others;
-    if (threadIdx.x < Tiles::others) return query < context ? lse[query] * log2_of_e : INFINITY;
-    return threadIdx.x < 2 * Tiles::others && query < context ? sums[query] : 0.0f;
-  };
-  const auto store_statistic = [&](unsigned step, float value) {
-    if (threadIdx.x < 2 * Tiles::others)
-      statistics[step % 2 * 2 * Tiles::others + threadIdx.x] = value;
-  };
-
-  const unsigned left = context - first;
-  copy_tile<Tiles::rows, Tiles::threads, head>(keys, k + first * s.stride, s.stride, left);
-  copy_tile<Tiles::rows, Tiles::threads, head>(values, v + first * s.stride, s.stride, left);
-  const unsigned begin = first / Tiles::others, end = (context + Tiles::others - 1) / Tiles::others;
-  copy_queries(begin);
-  store_statistic(begin, load_statistic(begin));
+  copy_tile<Tiles::rows, Tiles::threads, head>(keys, k, s.stride, first, s.context);
+  copy_tile<Tiles::rows, Tiles::threads, head>(values, k + s.embed, s.stride, first, s.context);
+  copy_queries(first);
 
   const unsigned warp_row = threadIdx.x / warp_lanes * Tiles::warp_rows, row = first + warp_row;
   const float scale = s.scale * log2_of_e;
   float dk[M][head / 8][4], dv[M][head / 8][4];
   set_zero(dk);
   set_zero(dv);
-  for (unsigned step = begin; step < end; ++step) {
-    wait_for_copies<0>();
-    __syncthreads();
-    float next = 0;
-    if (step + 1 < end) {
-      copy_queries(step + 1);
-      next = load_statistic(step + 1);
+  const LaneRow<head> lane;
+  const RowsInTile<T, head, M> warp_keys{lane, keys + warp_row * head},
+      warp_values{lane, values + warp_row * head};
+  for (unsigned query = first; query < s.context; query += Tiles::at_once) {
+    if (query % Tiles::others == 0) {
+      wait_for_copies<0>();
+      __syncthreads();  // everyone's copies are there, and everyone has done with the other tile
+      if (query + Tiles::others < s.context) copy_queries(query + Tiles::others);
     }
-    const T* const tile = stages + step % 2 * 2 * tile_elements;
-    const float* const known = statistics + step % 2 * 2 * Tiles::others;
-    for (unsigned at = 0; at < Tiles::others; at += Tiles::at_once) {
-      const unsigned query = step * Tiles::others + at;
-      if (query + Tiles::at_once <= row || row >= context) continue;  // none sees the warp's keys
-      float p[M][N][4], dp[M][N][4];
-      multiply_by_rows<T, head>(p, RowsInTile<T, head, M>{keys, warp_row}, tile, at);
-      if (query < row + Tiles::warp_rows - 1) mask_keys_behind<true>(p, query, row);
+    // None of them sees the warp's keys. Queries that are not there are 0, and add nothing.
+    if (query + Tiles::at_once <= row || row >= s.context) continue;
+    const unsigned at = query % ring;
+    float p[M][N][4], dp[M][N][4];
+    multiply_by_rows<T, head>(p, warp_keys, lane, queries + at * head);
+    if (query < row + Tiles::warp_rows - 1) mask_keys_behind<true>(p, query, row);
+    SHARDEXPR_UNROLL
+    for (unsigned n = 0; n < N; ++n) {
       SHARDEXPR_UNROLL
-      for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
       for (unsigned i = 0; i < 4; ++i) {
-        const float shift = known[at + 8 * n + fragment_column(i)];
+        const float shift = query_lse[at + 8 * n + fragment_column(i)] * log2_of_e;
         SHARDEXPR_UNROLL
         for (unsigned m = 0; m < M; ++m) p[m][n][i] = power_of_two(fmaf(p[m][n][i], scale, -shift));
       }
-      unsigned rounded[M][N / 2][4];
-      round_to_left<T>(rounded, p);
-      multiply_add_tile<T, head>(dv, rounded, tile + tile_elements, at);
+    }
+    unsigned rounded[M][N / 2][4];
+    round_to_left<T>(rounded, p);
+    multiply_add_tile<T, head>(dv, rounded, lane, douts + at * head);
 
-      multiply_by_rows<T, head>(dp, RowsInTile<T, head, M>{values, warp_row}, tile + tile_elements,
-                                at);
+    __syncwarp();  // no load of what follows begins before: registers would not suffice
+    multiply_by_rows<T, head>(dp, warp_values, lane, douts + at * head);
+    SHARDEXPR_UNROLL
+    for (unsigned n = 0; n < N; ++n) {
       SHARDEXPR_UNROLL
-      for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
       for (unsigned i = 0; i < 4; ++i) {
-        const float sum = known[Tiles::others + at + 8 * n + fragment_column(i)];
+        const float sum = query_sums[at + 8 * n + fragment_column(i)];
         SHARDEXPR_UNROLL
         for (unsigned m = 0; m < M; ++m) dp[m][n][i] = p[m][n][i] * (dp[m][n][i] - sum);
       }
-      round_to_left<T>(rounded, dp);
-      multiply_add_tile<T, head>(dk, rounded, tile, at);
     }
-    if (step + 1 < end) store_statistic(step + 1, next);
+    round_to_left<T>(rounded, dp);
+    multiply_add_tile<T, head>(dk, rounded, lane, queries + at * head);
   }
 
-  const unsigned count = row < context ? context - row : 0;
-  T* const to = dqkv + s.qkv_at(place.head) + s.embed + row * s.stride;
+  const unsigned count = row < s.context ? s.context - row : 0;
+  T* const to = dqkv + s.qkv_at(place.head) + s.embed + std::size_t{row} * s.stride;
   float by[M][2];
   SHARDEXPR_UNROLL
   for (unsigned m = 0; m < M; ++m) by[m][0] = by[m][1] = s.scale;
@@ -188,80 +177,85 @@ __global__ void __launch_bounds__(QueryGradientTiles<head>::threads,
                             const float* sums, const T* dout, T* dqkv) {
   using Tiles = QueryGradientTiles<head>;
   constexpr unsigned M = Tiles::fragments, N = Tiles::at_once / 8;
-  constexpr unsigned tile_elements = Tiles::others * head;
+  constexpr unsigned ring = 2 * Tiles::others;
   T* const queries = reinterpret_cast<T*>(dynamic_shared_memory());
   T* const douts = queries + Tiles::rows * head;
-  T* const stages = douts + Tiles::rows * head;  // each of keys, and of values behind them
+  T* const keys = douts + Tiles::rows * head;  // rings of two tiles: key n lies at n % 128
+  T* const values = keys + ring * head;
 
   const TileOrder::Place place = order.of(blockIdx.x);
-  const unsigned context = static_cast<unsigned>(s.context);
-  const unsigned first = static_cast<unsigned>(order.tiles - 1 - place.weight) * Tiles::rows;
-  const unsigned count = context - first < Tiles::rows ? context - first : Tiles::rows;
-  const unsigned steps = (first + count + Tiles::others - 1) / Tiles::others;
+  const unsigned first = (order.tiles - 1 - place.weight) * Tiles::rows;
+  const unsigned end = s.context - first < Tiles::rows ? s.context : first + Tiles::rows;
   const T* const q = qkv + s.qkv_at(place.head);
-  const T *const k = q + s.embed, *const v = k + s.embed;
-  const T* const d = dout + s.out_at(place.head);
+  const T* const k = q + s.embed;
 
-  const auto copy_keys = [&](unsigned step) {
-    T* const to = stages + step % 2 * 2 * tile_elements;
-    const unsigned key = step * Tiles::others;
-    copy_tile<Tiles::others, Tiles::threads, head>(to, k + key * s.stride, s.stride, context - key);
-    copy_tile<Tiles::others, Tiles::threads, head>(to + tile_elements, v + key * s.stride, s.stride,
-                                                   context - key);
+  const auto copy_keys = [&](unsigned key) {
+    const unsigned at = key % ring * head;
+    copy_tile<Tiles::others, Tiles::threads, head>(keys + at, k, s.stride, key, s.context);
+    copy_tile<Tiles::others, Tiles::threads, head>(values + at, k + s.embed, s.stride, key,
+                                                   s.context);
     commit_copies();
   };
-  copy_tile<Tiles::rows, Tiles::threads, head>(queries, q + first * s.stride, s.stride, count);
-  copy_tile<Tiles::rows, Tiles::threads, head>(douts, d + first * s.embed, s.embed, count);
+  copy_tile<Tiles::rows, Tiles::threads, head>(queries, q, s.stride, first, s.context);
+  copy_tile<Tiles::rows, Tiles::threads, head>(douts, dout + s.out_at(place.head), s.embed, first,
+                                               s.context);
   copy_keys(0);
 
   const unsigned warp_row = threadIdx.x / warp_lanes * Tiles::warp_rows, row = first + warp_row;
   const float scale = s.scale * log2_of_e;
   float shift[M][2], sum[M][2];
   SHARDEXPR_UNROLL
-  for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-  for (unsigned half = 0; half < 2; ++half) {
-    const unsigned at = row + 16 * m + fragment_row(2 * half);
-    const std::size_t statistic = s.statistics_at(place.head) + at;
-    shift[m][half] = at < context ? lse[statistic] * log2_of_e : INFINITY;
-    sum[m][half] = at < context ? sums[statistic] : 0;
+  for (unsigned m = 0; m < M; ++m) {
+    SHARDEXPR_UNROLL
+    for (unsigned half = 0; half < 2; ++half) {
+      const unsigned at = row + 16 * m + fragment_row(2 * half);
+      const std::size_t statistic = s.statistics_at(place.head) + at;
+      shift[m][half] = at < s.context ? lse[statistic] * log2_of_e : 0;
+      sum[m][half] = at < s.context ? sums[statistic] : 0;
+    }
   }
   float dq[M][head / 8][4];
   set_zero(dq);
-  RowsInRegisters<T, head, M> kept_queries, kept_douts;
-  for (unsigned step = 0; step < steps; ++step) {
-    wait_for_copies<0>();
-    __syncthreads();
-    if (step + 1 < steps) copy_keys(step + 1);
-    if (step == 0) {
-      kept_queries.take(queries, warp_row);
-      kept_douts.take(douts, warp_row);
+  const LaneRow<head> lane;
+  RowsInRegisters<T, head, M> warp_queries, warp_douts;
+  for (unsigned key = 0; key < end; key += Tiles::at_once) {
+    if (key % Tiles::others == 0) {
+      wait_for_copies<0>();
+      __syncthreads();  // everyone's copies are there, and everyone has done with the other tile
+      if (key + Tiles::others < end) copy_keys(key + Tiles::others);
     }
-    const T* const tile = stages + step % 2 * 2 * tile_elements;
-    for (unsigned at = 0; at < Tiles::others; at += Tiles::at_once) {
-      const unsigned key = step * Tiles::others + at;
-      if (key >= row + Tiles::warp_rows || row >= context) break;
-      float p[M][N][4], dp[M][N][4];
-      multiply_by_rows<T, head>(p, kept_queries, tile, at);
-      multiply_by_rows<T, head>(dp, kept_douts, tile + tile_elements, at);
-      if (key + Tiles::at_once > row + 1) mask_keys_behind<false>(p, row, key);
+    if (key == 0) {
+      warp_queries.take({lane, queries + warp_row * head});
+      warp_douts.take({lane, douts + warp_row * head});
+    }
+    if (key >= row + Tiles::warp_rows || row >= s.context)
+      continue;  // no row of the warp sees them
+    const unsigned at = key % ring * head;
+    float p[M][N][4], dp[M][N][4];
+    multiply_by_rows<T, head>(p, warp_queries, lane, keys + at);
+    multiply_by_rows<T, head>(dp, warp_douts, lane, values + at);
+    if (key + Tiles::at_once > row + 1) mask_keys_behind<false>(p, row, key);
+    SHARDEXPR_UNROLL
+    for (unsigned m = 0; m < M; ++m) {
       SHARDEXPR_UNROLL
-      for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-      for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
-      for (unsigned i = 0; i < 4; ++i)
-        dp[m][n][i] =
-            power_of_two(fmaf(p[m][n][i], scale, -shift[m][i / 2])) * (dp[m][n][i] - sum[m][i / 2]);
-      unsigned rounded[M][N / 2][4];
-      round_to_left<T>(rounded, dp);
-      multiply_add_tile<T, head>(dq, rounded, tile, at);
+      for (unsigned n = 0; n < N; ++n) {
+        SHARDEXPR_UNROLL
+        for (unsigned i = 0; i < 4; ++i)
+          dp[m][n][i] = power_of_two(fmaf(p[m][n][i], scale, -shift[m][i / 2])) *
+                        (dp[m][n][i] - sum[m][i / 2]);
+      }
     }
+    unsigned rounded[M][N / 2][4];
+    round_to_left<T>(rounded, dp);
+    multiply_add_tile<T, head>(dq, rounded, lane, keys + at);
   }
 
   float by[M][2];
   SHARDEXPR_UNROLL
   for (unsigned m = 0; m < M; ++m) by[m][0] = by[m][1] = s.scale;
   store_rows<T, head>(dq, by, queries + warp_row * head,
-                      dqkv + s.qkv_at(place.head) + row * s.stride, s.stride,
-                      row < context ? context - row : 0);
+                      dqkv + s.qkv_at(place.head) + std::size_t{row} * s.stride, s.stride,
+                      row < s.context ? s.context - row : 0);
 }
 
 }  // namespace shardexpr::nn::detail

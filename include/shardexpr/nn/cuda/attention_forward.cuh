@@ -30,12 +30,16 @@ struct ForwardTiles {
 template <bool transposed, unsigned M, unsigned N>
 __device__ inline void mask_keys_behind(float (&scores)[M][N][4], unsigned query, unsigned key) {
   SHARDEXPR_UNROLL
-  for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-  for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = 16 * m + fragment_row(i), column = 8 * n + fragment_column(i);
-    if (transposed ? key + row > query + column : key + column > query + row)
-      scores[m][n][i] = -INFINITY;
+  for (unsigned m = 0; m < M; ++m) {
+    SHARDEXPR_UNROLL
+    for (unsigned n = 0; n < N; ++n) {
+      SHARDEXPR_UNROLL
+      for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = 16 * m + fragment_row(i), column = 8 * n + fragment_column(i);
+        if (transposed ? key + row > query + column : key + column > query + row)
+          scores[m][n][i] = -INFINITY;
+      }
+    }
   }
 }
 
@@ -49,44 +53,54 @@ struct OnlineSoftmax {
 
   __device__ void begin() {
     SHARDEXPR_UNROLL
-    for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-    for (unsigned half = 0; half < 2; ++half) largest[m][half] = -INFINITY, sum[m][half] = 0;
+    for (unsigned m = 0; m < M; ++m) {
+      SHARDEXPR_UNROLL
+      for (unsigned half = 0; half < 2; ++half) largest[m][half] = -INFINITY, sum[m][half] = 0;
+    }
   }
   /// Turns scores into exponentials of base 2, `scale` being of that base, and brings what was
   /// summed before, `out` too, to the new largest score. Every row counts at least one score.
   template <unsigned N, unsigned O>
   __device__ void add(float (&scores)[M][N][4], float (&out)[M][O][4], float scale) {
     SHARDEXPR_UNROLL
-    for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-    for (unsigned half = 0; half < 2; ++half) {
-      float now = largest[m][half];
+    for (unsigned m = 0; m < M; ++m) {
       SHARDEXPR_UNROLL
-      for (unsigned n = 0; n < N; ++n)
-        now = fmaxf(now, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
-      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 1));
-      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 2));
-      const float before = power_of_two((largest[m][half] - now) * scale), shift = now * scale;
-      largest[m][half] = now;
-      float added = 0;
-      SHARDEXPR_UNROLL
-      for (unsigned n = 0; n < N; ++n) SHARDEXPR_UNROLL
-      for (unsigned i = 2 * half; i < 2 * half + 2; ++i) {
-        scores[m][n][i] = power_of_two(fmaf(scores[m][n][i], scale, -shift));
-        added += scores[m][n][i];
+      for (unsigned half = 0; half < 2; ++half) {
+        float now = largest[m][half];
+        SHARDEXPR_UNROLL
+        for (unsigned n = 0; n < N; ++n)
+          now = fmaxf(now, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+        now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 1));
+        now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 2));
+        const float before = power_of_two((largest[m][half] - now) * scale), shift = now * scale;
+        largest[m][half] = now;
+        float added = 0;
+        SHARDEXPR_UNROLL
+        for (unsigned n = 0; n < N; ++n) {
+          SHARDEXPR_UNROLL
+          for (unsigned i = 2 * half; i < 2 * half + 2; ++i) {
+            scores[m][n][i] = power_of_two(fmaf(scores[m][n][i], scale, -shift));
+            added += scores[m][n][i];
+          }
+        }
+        sum[m][half] = fmaf(sum[m][half], before, added);
+        SHARDEXPR_UNROLL
+        for (unsigned o = 0; o < O; ++o) {
+          SHARDEXPR_UNROLL
+          for (unsigned i = 2 * half; i < 2 * half + 2; ++i) out[m][o][i] *= before;
+        }
       }
-      sum[m][half] = fmaf(sum[m][half], before, added);
-      SHARDEXPR_UNROLL
-      for (unsigned o = 0; o < O; ++o) SHARDEXPR_UNROLL
-      for (unsigned i = 2 * half; i < 2 * half + 2; ++i) out[m][o][i] *= before;
     }
   }
   /// Adds up the lanes of each row.
   __device__ void end() {
     SHARDEXPR_UNROLL
-    for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-    for (unsigned half = 0; half < 2; ++half) {
-      sum[m][half] += __shfl_xor_sync(0xffffffff, sum[m][half], 1);
-      sum[m][half] += __shfl_xor_sync(0xffffffff, sum[m][half], 2);
+    for (unsigned m = 0; m < M; ++m) {
+      SHARDEXPR_UNROLL
+      for (unsigned half = 0; half < 2; ++half) {
+        sum[m][half] += __shfl_xor_sync(0xffffffff, sum[m][half], 1);
+        sum[m][half] += __shfl_xor_sync(0xffffffff, sum[m][half], 2);
+      }
     }
   }
 };
@@ -98,28 +112,24 @@ __global__ void __launch_bounds__(ForwardTiles<head>::threads, 2)
     attend_tiles(AttentionShape s, TileOrder order, const T* qkv, float* lse, T* out) {
   using Tiles = ForwardTiles<head>;
   constexpr unsigned M = Tiles::fragments, N = Tiles::keys / 8;
-  constexpr unsigned tile_elements = Tiles::keys * head;
   T* const queries = reinterpret_cast<T*>(dynamic_shared_memory());
-  T* const stages = queries + Tiles::rows * head;  // each of keys, and of values behind them
+  T* const keys = queries + Tiles::rows * head;  // a ring of two tiles: key n lies at n % 128
+  T* const values = keys + 2 * Tiles::keys * head;
 
   const TileOrder::Place place = order.of(blockIdx.x);
-  const unsigned context = static_cast<unsigned>(s.context);
-  const unsigned first =
-      static_cast<unsigned>(order.tiles - 1 - place.weight) * Tiles::rows;  // the last sees most
-  const unsigned count = context - first < Tiles::rows ? context - first : Tiles::rows;
-  const unsigned steps = (first + count + Tiles::keys - 1) / Tiles::keys;
+  const unsigned first = (order.tiles - 1 - place.weight) * Tiles::rows;  // the last sees most
+  const unsigned end = s.context - first < Tiles::rows ? s.context : first + Tiles::rows;
   const T* const q = qkv + s.qkv_at(place.head);
-  const T *const k = q + s.embed, *const v = k + s.embed;
+  const T* const k = q + s.embed;
 
-  const auto copy_keys = [&](unsigned step) {
-    T* const to = stages + step % 2 * 2 * tile_elements;
-    const unsigned key = step * Tiles::keys;
-    copy_tile<Tiles::keys, Tiles::threads, head>(to, k + key * s.stride, s.stride, context - key);
-    copy_tile<Tiles::keys, Tiles::threads, head>(to + tile_elements, v + key * s.stride, s.stride,
-                                                 context - key);
+  const auto copy_keys = [&](unsigned key) {
+    const unsigned at = key % (2 * Tiles::keys) * head;
+    copy_tile<Tiles::keys, Tiles::threads, head>(keys + at, k, s.stride, key, s.context);
+    copy_tile<Tiles::keys, Tiles::threads, head>(values + at, k + s.embed, s.stride, key,
+                                                 s.context);
     commit_copies();
   };
-  copy_tile<Tiles::rows, Tiles::threads, head>(queries, q + first * s.stride, s.stride, count);
+  copy_tile<Tiles::rows, Tiles::threads, head>(queries, q, s.stride, first, s.context);
   copy_keys(0);
 
   const unsigned warp_row = threadIdx.x / warp_lanes * Tiles::warp_rows, row = first + warp_row;
@@ -129,41 +139,45 @@ __global__ void __launch_bounds__(ForwardTiles<head>::threads, 2)
   OnlineSoftmax<M> softmax;
   softmax.begin();
   RowsInRegisters<T, head, M> kept;
-  for (unsigned step = 0; step < steps; ++step) {
+  for (unsigned key = 0; key < end; key += Tiles::keys) {
     wait_for_copies<0>();
-    __syncthreads();  // everyone's copies are there, and everyone has done with the other stage
-    if (step + 1 < steps) copy_keys(step + 1);
-    const T* const tile = stages + step % 2 * 2 * tile_elements;
-    const unsigned key = step * Tiles::keys;
-    if (key >= row + Tiles::warp_rows || row >= context) continue;  // no row of the warp sees them
+    __syncthreads();  // everyone's copies are there, and everyone has done with the other tile
+    if (key + Tiles::keys < end) copy_keys(key + Tiles::keys);
+    if (key >= row + Tiles::warp_rows || row >= s.context)
+      continue;  // no row of the warp sees them
+    const unsigned at = key % (2 * Tiles::keys) * head;
+    const LaneRow<head> lane;  // here, so that no address is kept through the softmax
+    const RowsInTile<T, head, M> warp_queries{lane, queries + warp_row * head};
     float scores[M][N][4];
     if constexpr (Tiles::queries_in_registers) {
-      if (step == 0) kept.take(queries, warp_row);
-      multiply_by_rows<T, head>(scores, kept, tile, 0);
+      if (key == 0) kept.take(warp_queries);
+      multiply_by_rows<T, head>(scores, kept, lane, keys + at);
     } else {
-      multiply_by_rows<T, head>(scores, RowsInTile<T, head, M>{queries, warp_row}, tile, 0);
+      multiply_by_rows<T, head>(scores, warp_queries, lane, keys + at);
     }
     if (key + Tiles::keys > row + 1) mask_keys_behind<false>(scores, row, key);
     softmax.add(scores, sum, scale);
     unsigned p[M][N / 2][4];
     round_to_left<T>(p, scores);
-    multiply_add_tile<T, head>(sum, p, tile + tile_elements, 0);
+    multiply_add_tile<T, head>(sum, p, lane, values + at);
   }
 
   softmax.end();
   float inverse[M][2];
   float* const row_lse = lse + s.statistics_at(place.head);
   SHARDEXPR_UNROLL
-  for (unsigned m = 0; m < M; ++m) SHARDEXPR_UNROLL
-  for (unsigned half = 0; half < 2; ++half) {
-    inverse[m][half] = 1 / softmax.sum[m][half];
-    const unsigned at = row + 16 * m + fragment_row(2 * half);
-    if (threadIdx.x % 4 == 0 && at < context)
-      row_lse[at] = fmaf(softmax.largest[m][half], s.scale, logf(softmax.sum[m][half]));
+  for (unsigned m = 0; m < M; ++m) {
+    SHARDEXPR_UNROLL
+    for (unsigned half = 0; half < 2; ++half) {
+      inverse[m][half] = 1 / softmax.sum[m][half];
+      const unsigned at = row + 16 * m + fragment_row(2 * half);
+      if (threadIdx.x % 4 == 0 && at < s.context)
+        row_lse[at] = fmaf(softmax.largest[m][half], s.scale, logf(softmax.sum[m][half]));
+    }
   }
   store_rows<T, head>(sum, inverse, queries + warp_row * head,
-                      out + s.out_at(place.head) + row * s.embed, s.embed,
-                      row < context ? context - row : 0);
+                      out + s.out_at(place.head) + std::size_t{row} * s.embed, s.embed,
+                      row < s.context ? s.context - row : 0);
 }
 
 }  // namespace shardexpr::nn::detail

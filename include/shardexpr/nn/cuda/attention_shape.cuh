@@ -15,16 +15,17 @@ namespace shardexpr::nn::detail {
 /// Sequences of `context` rows; heads are numbered through all sequences. Rows of q, k, v lie
 /// `stride` apart, rows of the output `embed`.
 struct AttentionShape {
-  std::size_t context, heads, head, embed, stride, head_count;
+  unsigned context, heads, head, embed, stride;
+  std::size_t head_count;
   float scale;
 
   template <class T>
   AttentionShape(const Tensor<T>& qkv, std::size_t heads_)
-      : context{qkv.shape[1]},
-        heads{heads_},
-        head{qkv.shape[2] / 3 / heads_},
-        embed{qkv.shape[2] / 3},
-        stride{qkv.shape[2]},
+      : context{static_cast<unsigned>(qkv.shape[1])},
+        heads{static_cast<unsigned>(heads_)},
+        head{static_cast<unsigned>(qkv.shape[2] / 3 / heads_)},
+        embed{static_cast<unsigned>(qkv.shape[2] / 3)},
+        stride{static_cast<unsigned>(qkv.shape[2])},
         head_count{qkv.shape[0] * heads_},
         scale{1 / std::sqrt(static_cast<float>(head))} {}
 
@@ -44,26 +45,26 @@ struct AttentionShape {
 /// Source:  longest processing time first: Graham, Bounds on multiprocessing timing anomalies,
 /// 1969.
 struct TileOrder {
-  std::size_t tiles, head_count, together;
+  unsigned tiles, head_count, together;
 
   static constexpr std::size_t cached_bytes = 16_MiB;
 
-  TileOrder(const AttentionShape& s, std::size_t rows, std::size_t element_bytes)
-      : tiles{ceil_div(s.context, rows)},
-        head_count{s.head_count},
-        together{std::clamp<std::size_t>(cached_bytes / (2 * s.context * s.head * element_bytes), 1,
-                                         s.head_count)} {}
+  TileOrder(const AttentionShape& s, unsigned rows, std::size_t element_bytes)
+      : tiles{static_cast<unsigned>(ceil_div(s.context, rows))},
+        head_count{static_cast<unsigned>(s.head_count)},
+        together{static_cast<unsigned>(std::clamp<std::size_t>(
+            cached_bytes / (2 * element_bytes * s.context * s.head), 1, s.head_count))} {}
 
-  std::size_t blocks() const { return tiles * head_count; }
+  std::size_t blocks() const { return std::size_t{tiles} * head_count; }
 
   /// `weight` 0 is the heaviest tile.
   struct Place {
-    std::size_t weight, head;
+    unsigned weight, head;
   };
-  SHARDEXPR_HOST_DEVICE Place of(std::size_t block) const {
-    const std::size_t first = block / (tiles * together) * together;
-    const std::size_t rest = block - first * tiles;
-    const std::size_t left = head_count - first, count = left < together ? left : together;
+  SHARDEXPR_HOST_DEVICE Place of(unsigned block) const {
+    const unsigned first = block / (tiles * together) * together;
+    const unsigned rest = block - first * tiles;
+    const unsigned left = head_count - first, count = left < together ? left : together;
     return {rest / count, first + rest % count};
   }
 };

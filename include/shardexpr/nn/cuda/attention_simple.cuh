@@ -21,21 +21,20 @@ inline constexpr std::size_t simple_largest_head = 256;
 SHARDEXPR_HOST_DEVICE inline unsigned column_stride(unsigned head) { return head | 1; }
 
 /// Of tiles of rows, tiles of columns, and weights of each row and column.
-inline std::size_t simple_shared_bytes(std::size_t head, std::size_t rows, std::size_t columns,
-                                       std::size_t weights) {
+inline std::size_t simple_shared_bytes(unsigned head, unsigned rows, unsigned columns,
+                                       unsigned weights) {
   return sizeof(float) * simple_tile *
-         (rows * head + columns * column_stride(static_cast<unsigned>(head)) +
-          weights * simple_tile);
+         (rows * head + columns * column_stride(head) + weights * simple_tile);
 }
 
 /// The first `count` of 32 rows, and zeros behind them.
 template <class T>
-__device__ inline void widen_tile(float* to, unsigned to_stride, const T* from, std::size_t stride,
+__device__ inline void widen_tile(float* to, unsigned to_stride, const T* from, unsigned stride,
                                   unsigned head, unsigned count) {
   for (unsigned i = threadIdx.x; i < simple_tile * head; i += simple_threads) {
     const unsigned row = i / head, column = i % head;
     to[row * to_stride + column] =
-        row < count ? static_cast<float>(from[row * stride + column]) : 0.0f;
+        row < count ? static_cast<float>(from[std::size_t{row} * stride + column]) : 0.0f;
   }
 }
 
@@ -80,7 +79,7 @@ struct RowSums {
   }
   /// Writes those of the block's rows that are there.
   template <class T>
-  __device__ void store(T* to, std::size_t stride, unsigned head, unsigned count,
+  __device__ void store(T* to, unsigned stride, unsigned head, unsigned count,
                         const float (&scale)[simple_rows]) const {
     SHARDEXPR_UNROLL
     for (unsigned r = 0; r < simple_rows; ++r) {
@@ -88,7 +87,8 @@ struct RowSums {
       SHARDEXPR_UNROLL
       for (unsigned j = 0; j < parts; ++j) {
         const unsigned i = threadIdx.x % 32 + 32 * j;
-        if (row < count && i < head) to[row * stride + i] = static_cast<T>(sum[r][j] * scale[r]);
+        if (row < count && i < head)
+          to[std::size_t{row} * stride + i] = static_cast<T>(sum[r][j] * scale[r]);
       }
     }
   }
@@ -104,17 +104,17 @@ __device__ inline float rounded(float x) {
 template <class T, unsigned parts>
 __global__ void __launch_bounds__(simple_threads)
     attend_simply(AttentionShape s, TileOrder order, const T* qkv, float* lse, T* out) {
-  const unsigned head = static_cast<unsigned>(s.head), context = static_cast<unsigned>(s.context);
+  const unsigned head = s.head, context = s.context;
   float* const queries = reinterpret_cast<float*>(dynamic_shared_memory());
   float* const columns = queries + simple_tile * head;  // keys, then values
   float* const weights = columns + simple_tile * column_stride(head);
 
   const TileOrder::Place place = order.of(blockIdx.x);
-  const unsigned first = static_cast<unsigned>(order.tiles - 1 - place.weight) * simple_tile;
+  const unsigned first = (order.tiles - 1 - place.weight) * simple_tile;
   const unsigned count = context - first < simple_tile ? context - first : simple_tile;
   const T* const q = qkv + s.qkv_at(place.head);
   const T *const k = q + s.embed, *const v = k + s.embed;
-  widen_tile(queries, head, q + first * s.stride, s.stride, head, count);
+  widen_tile(queries, head, q + std::size_t{first} * s.stride, s.stride, head, count);
 
   const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * simple_rows;
   RowSums<parts> sums;
@@ -122,7 +122,8 @@ __global__ void __launch_bounds__(simple_threads)
   float largest[simple_rows], sum[simple_rows];
   for (unsigned r = 0; r < simple_rows; ++r) largest[r] = -INFINITY, sum[r] = 0;
   for (unsigned key = 0; key < first + count; key += simple_tile) {
-    widen_tile(columns, column_stride(head), k + key * s.stride, s.stride, head, context - key);
+    widen_tile(columns, column_stride(head), k + std::size_t{key} * s.stride, s.stride, head,
+               context - key);
     __syncthreads();
     float score[simple_rows];
     dot_rows(score, queries, columns, head);
@@ -142,7 +143,8 @@ __global__ void __launch_bounds__(simple_threads)
       weights[(row + r) * simple_tile + lane] = rounded<T>(p);
     }
     __syncthreads();  // keys have been read
-    widen_tile(columns, column_stride(head), v + key * s.stride, s.stride, head, context - key);
+    widen_tile(columns, column_stride(head), v + std::size_t{key} * s.stride, s.stride, head,
+               context - key);
     __syncthreads();
     sums.add(weights, columns, head);
     __syncthreads();
@@ -155,7 +157,8 @@ __global__ void __launch_bounds__(simple_threads)
     if (lane == 0 && row + r < count)
       lse[s.statistics_at(place.head) + first + row + r] = fmaf(largest[r], s.scale, logf(sum[r]));
   }
-  sums.store(out + s.out_at(place.head) + first * s.embed, s.embed, head, count, inverse);
+  sums.store(out + s.out_at(place.head) + std::size_t{first} * s.embed, s.embed, head, count,
+             inverse);
 }
 
 /// The gradients of a block's keys and values, from the queries that see them.
@@ -163,7 +166,7 @@ template <class T, unsigned parts>
 __global__ void __launch_bounds__(simple_threads)
     attend_backward_keys_simply(AttentionShape s, TileOrder order, const T* qkv, const float* lse,
                                 const float* row_sums, const T* dout, T* dqkv) {
-  const unsigned head = static_cast<unsigned>(s.head), context = static_cast<unsigned>(s.context);
+  const unsigned head = s.head, context = s.context;
   float* const keys = reinterpret_cast<float*>(dynamic_shared_memory());
   float* const values = keys + simple_tile * head;
   float* const queries = values + simple_tile * head;
@@ -172,15 +175,15 @@ __global__ void __launch_bounds__(simple_threads)
   float* const gradients = weights + simple_tile * simple_tile;
 
   const TileOrder::Place place = order.of(blockIdx.x);
-  const unsigned first = static_cast<unsigned>(place.weight) * simple_tile;
+  const unsigned first = place.weight * simple_tile;
   const unsigned count = context - first < simple_tile ? context - first : simple_tile;
   const T* const q = qkv + s.qkv_at(place.head);
   const T* const k = q + s.embed;
   const T* const d = dout + s.out_at(place.head);
   lse += s.statistics_at(place.head);
   row_sums += s.statistics_at(place.head);
-  widen_tile(keys, head, k + first * s.stride, s.stride, head, count);
-  widen_tile(values, head, k + s.embed + first * s.stride, s.stride, head, count);
+  widen_tile(keys, head, k + std::size_t{first} * s.stride, s.stride, head, count);
+  widen_tile(values, head, k + s.embed + std::size_t{first} * s.stride, s.stride, head, count);
 
   const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * simple_rows;
   RowSums<parts> dk, dv;
@@ -188,8 +191,9 @@ __global__ void __launch_bounds__(simple_threads)
   dv.begin();
   for (unsigned query = first; query < context; query += simple_tile) {
     const unsigned left = context - query;
-    widen_tile(queries, column_stride(head), q + query * s.stride, s.stride, head, left);
-    widen_tile(douts, column_stride(head), d + query * s.embed, s.embed, head, left);
+    widen_tile(queries, column_stride(head), q + std::size_t{query} * s.stride, s.stride, head,
+               left);
+    widen_tile(douts, column_stride(head), d + std::size_t{query} * s.embed, s.embed, head, left);
     __syncthreads();
     float score[simple_rows], dp[simple_rows];
     dot_rows(score, keys, queries, head);
@@ -210,7 +214,7 @@ __global__ void __launch_bounds__(simple_threads)
   }
   float one[simple_rows];
   for (unsigned r = 0; r < simple_rows; ++r) one[r] = 1;
-  T* const to = dqkv + s.qkv_at(place.head) + s.embed + first * s.stride;
+  T* const to = dqkv + s.qkv_at(place.head) + s.embed + std::size_t{first} * s.stride;
   dk.store(to, s.stride, head, count, one);
   dv.store(to + s.embed, s.stride, head, count, one);
 }
@@ -221,7 +225,7 @@ __global__ void __launch_bounds__(simple_threads)
     attend_backward_queries_simply(AttentionShape s, TileOrder order, const T* qkv,
                                    const float* lse, const float* row_sums, const T* dout,
                                    T* dqkv) {
-  const unsigned head = static_cast<unsigned>(s.head), context = static_cast<unsigned>(s.context);
+  const unsigned head = s.head, context = s.context;
   float* const queries = reinterpret_cast<float*>(dynamic_shared_memory());
   float* const douts = queries + simple_tile * head;
   float* const keys = douts + simple_tile * head;
@@ -229,12 +233,13 @@ __global__ void __launch_bounds__(simple_threads)
   float* const gradients = values + simple_tile * column_stride(head);
 
   const TileOrder::Place place = order.of(blockIdx.x);
-  const unsigned first = static_cast<unsigned>(order.tiles - 1 - place.weight) * simple_tile;
+  const unsigned first = (order.tiles - 1 - place.weight) * simple_tile;
   const unsigned count = context - first < simple_tile ? context - first : simple_tile;
   const T* const q = qkv + s.qkv_at(place.head);
   const T* const k = q + s.embed;
-  widen_tile(queries, head, q + first * s.stride, s.stride, head, count);
-  widen_tile(douts, head, dout + s.out_at(place.head) + first * s.embed, s.embed, head, count);
+  widen_tile(queries, head, q + std::size_t{first} * s.stride, s.stride, head, count);
+  widen_tile(douts, head, dout + s.out_at(place.head) + std::size_t{first} * s.embed, s.embed, head,
+             count);
 
   const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * simple_rows;
   float shift[simple_rows], mean[simple_rows];
@@ -246,9 +251,10 @@ __global__ void __launch_bounds__(simple_threads)
   RowSums<parts> dq;
   dq.begin();
   for (unsigned key = 0; key < first + count; key += simple_tile) {
-    widen_tile(keys, column_stride(head), k + key * s.stride, s.stride, head, context - key);
-    widen_tile(values, column_stride(head), k + s.embed + key * s.stride, s.stride, head,
+    widen_tile(keys, column_stride(head), k + std::size_t{key} * s.stride, s.stride, head,
                context - key);
+    widen_tile(values, column_stride(head), k + s.embed + std::size_t{key} * s.stride, s.stride,
+               head, context - key);
     __syncthreads();
     float score[simple_rows], dp[simple_rows];
     dot_rows(score, queries, keys, head);
@@ -265,7 +271,7 @@ __global__ void __launch_bounds__(simple_threads)
   }
   float one[simple_rows];
   for (unsigned r = 0; r < simple_rows; ++r) one[r] = 1;
-  dq.store(dqkv + s.qkv_at(place.head) + first * s.stride, s.stride, head, count, one);
+  dq.store(dqkv + s.qkv_at(place.head) + std::size_t{first} * s.stride, s.stride, head, count, one);
 }
 
 }  // namespace shardexpr::nn::detail

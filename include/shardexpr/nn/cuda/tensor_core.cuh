@@ -73,6 +73,12 @@ __device__ inline void copy_async(void* shared, const void* global, bool exists)
       "l"(global), "r"(exists ? 16 : 0)
       : "memory");
 }
+/// The same of one aligned word.
+__device__ inline void copy_word_async(void* shared, const void* global, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(exists ? 4 : 0)
+               : "memory");
+}
 /// Ends a group of this thread's copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits for this thread's groups but the last `pending`.
@@ -86,6 +92,13 @@ __device__ inline float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+/// The same number, of which the compiler knows nothing: what is computed from it takes constants
+/// as offsets of one address, where it would else keep an address for each.
+__device__ inline unsigned opaque(unsigned x) {
+  asm volatile("mov.b32 %0, %0;" : "+r"(x));
+  return x;
 }
 
 /// Two numbers rounded to nearest, the first in the lower half.

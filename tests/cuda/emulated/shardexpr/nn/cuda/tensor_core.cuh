@@ -54,20 +54,20 @@ class Copies {
     static thread_local std::vector<Copies> all(Fibers::largest_block);
     return all[threadIdx.x];
   }
-  void add(void* to, const void* from) {
+  void add(void* to, const void* from, std::size_t size_bytes) {
     if ((!open_.empty() || !groups_.empty()) && !is_of_this_block())
       refuse("a block ended before its copies");
     block_ = blockIdx;
-    open_.push_back({to, from});
+    open_.push_back({to, from, size_bytes});
   }
   void commit() { groups_.push_back(std::exchange(open_, {})); }
   void wait(std::size_t pending) {
     for (; groups_.size() > pending; groups_.pop_front())
       for (const Copy& copy : groups_.front()) {
         if (copy.from == nullptr)
-          std::memset(copy.to, 0, 16);
+          std::memset(copy.to, 0, copy.size_bytes);
         else
-          std::memcpy(copy.to, copy.from, 16);
+          std::memcpy(copy.to, copy.from, copy.size_bytes);
       }
   }
 
@@ -75,6 +75,7 @@ class Copies {
   struct Copy {
     void* to;
     const void* from;
+    std::size_t size_bytes;
   };
   bool is_of_this_block() const { return block_.x == blockIdx.x && block_.y == blockIdx.y; }
 
@@ -153,13 +154,18 @@ inline void load_matrices_transposed(unsigned (&to)[4], const void* row) {
 inline void copy_async(void* shared, const void* global, bool exists) {
   emulated::want_aligned(shared, "cp.async to where 16 bytes are not aligned");
   emulated::want_aligned(global, "cp.async from where 16 bytes are not aligned");
-  emulated::Copies::of_this_thread().add(shared, exists ? global : nullptr);
+  emulated::Copies::of_this_thread().add(shared, exists ? global : nullptr, 16);
+}
+inline void copy_word_async(void* shared, const void* global, bool exists) {
+  emulated::Copies::of_this_thread().add(shared, exists ? global : nullptr, 4);
 }
 inline void commit_copies() { emulated::Copies::of_this_thread().commit(); }
 template <int pending>
 void wait_for_copies() {
   emulated::Copies::of_this_thread().wait(pending);
 }
+
+inline unsigned opaque(unsigned x) { return x; }
 
 inline float power_of_two(float x) { return std::exp2(x); }
 
