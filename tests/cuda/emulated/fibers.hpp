@@ -55,11 +55,14 @@ class Fibers {
     for (unsigned first = 0; first < threads; first += warp_threads)
       warps_.push_back(Meeting{threads - first < warp_threads ? threads - first : warp_threads});
     while (next_ < count_ || !waiting_.empty()) {
+      if (next_ < count_) {  // who waits for others need not be asked before all have begun
+        resume(idle_fiber());
+        continue;
+      }
       const std::size_t before = progress_;
       std::vector<Fiber*> turn = std::move(waiting_);
       waiting_.clear();
       for (Fiber* fiber : turn) resume(*fiber);
-      if (next_ < count_) resume(idle_fiber());
       if (progress_ == before) {
         std::fprintf(stderr, "emulated CUDA: threads of a block wait for each other forever\n");
         std::abort();
