@@ -5,7 +5,7 @@ include_guard()
 find_program(SHARDEXPR_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda
   PATH_SUFFIXES bin)
 mark_as_advanced(SHARDEXPR_NVCC)
-# NCCL beside it, for the tests of what is joined by it.
+# NCCL and cuBLASLt beside it, for the tests of what is joined by the one, and multiplied by the other.
 if(SHARDEXPR_NVCC)
   file(REAL_PATH ${SHARDEXPR_NVCC} shardexpr_cuda)
   cmake_path(GET shardexpr_cuda PARENT_PATH shardexpr_cuda)
@@ -15,6 +15,9 @@ if(SHARDEXPR_NVCC)
   find_library(SHARDEXPR_NCCL_LIBRARY nccl HINTS ENV NCCL_HOME PATHS ${shardexpr_cuda}
     PATH_SUFFIXES lib lib64)
   mark_as_advanced(SHARDEXPR_NCCL_INCLUDE SHARDEXPR_NCCL_LIBRARY)
+  find_path(SHARDEXPR_CUBLASLT_INCLUDE cublasLt.h PATHS ${shardexpr_cuda} PATH_SUFFIXES include)
+  find_library(SHARDEXPR_CUBLASLT_LIBRARY cublasLt PATHS ${shardexpr_cuda} PATH_SUFFIXES lib lib64)
+  mark_as_advanced(SHARDEXPR_CUBLASLT_INCLUDE SHARDEXPR_CUBLASLT_LIBRARY)
 endif()
 if(SHARDEXPR_CUDA)
   if(NOT SHARDEXPR_NVCC)

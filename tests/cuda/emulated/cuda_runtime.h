@@ -91,6 +91,7 @@ struct Machine {
   std::size_t memory_bytes = std::size_t{1} << 32;  // of each device
   std::size_t shared_bytes = 227 << 10;             // that a block may have
   bool has_stream_waits = true;
+  int generation = 9;                          // of each device: its compute capability
   std::chrono::microseconds longest_delay{0};  // before an operation of a stream
 };
 inline Machine machine;
@@ -468,7 +469,7 @@ enum cudaDeviceAttr {
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   EMULATED_CALL("cudaDeviceGetAttribute");
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? emulated::machine.generation
            : attribute == cudaDevAttrMultiProcessorCount  ? 2
                                                           : 0;
   return cudaSuccess;
