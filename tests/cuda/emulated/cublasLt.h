@@ -101,6 +101,7 @@ namespace emulated {
 /// How cuBLASLt behaves, as a test wants it, and what was asked of it.
 struct CublasMachine {
   std::atomic<bool> has_algorithms{true}, has_gelu{true};
+  std::atomic<bool> dawdles{false};  // when an operation has been told a pointer
   std::atomic<std::size_t> heuristics{0}, products{0}, gelus{0}, handles{0};
 };
 inline CublasMachine cublas;
@@ -211,8 +212,11 @@ inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operat
       return cublas_set(operation->transposes_b, value, size_bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE:
       return cublas_set(operation->epilogue, value, size_bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
-      return cublas_set(operation->bias, value, size_bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: {
+      const cublasStatus_t status = cublas_set(operation->bias, value, size_bytes);
+      if (emulated::cublas.dawdles) std::this_thread::sleep_for(std::chrono::microseconds{50});
+      return status;
+    }
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
       return cublas_set(operation->aux, value, size_bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
