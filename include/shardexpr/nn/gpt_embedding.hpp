@@ -44,11 +44,13 @@ struct Embedding {
 
   template <template <class> class Of, class T>
   struct Scratch {
+    nn::EmbeddingScratch<Of> embedding;
     nn::LayerScratch<Of> layers;
   };
   template <class T, class D>
   static constexpr Scratch<BufferSpec, T> scratch(const Config& c) {
-    return {.layers = nn::layer_scratch<D>(c.tokens(), c.embed)};
+    return {.embedding = nn::embedding_scratch<D>(c.tokens(), c.embed),
+            .layers = nn::layer_scratch<D>(c.tokens(), c.embed)};
   }
 
   /// Zero: no matrix products here.
@@ -64,7 +66,7 @@ struct Embedding {
   static void backward(const Backward<Embedding, D, T, G>& p) {
     const nn::LayerContext<D> on{p.context, p.scratch.layers};
     const auto* tokens = brought_tokens(on, p.batch.tokens, p.saved.tokens);
-    embedding_backward(on, tokens, p.dout.x, p.dw.wte, p.dw.wpe);
+    embedding_backward(on, tokens, p.dout.x, p.dw.wte, p.dw.wpe, p.scratch.embedding);
   }
 };
 

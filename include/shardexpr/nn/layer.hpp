@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 // What the layers of every device share.
@@ -87,6 +88,31 @@ constexpr AttentionScratch<BufferSpec, T> attention_scratch(std::size_t context,
   return {.scores = shape(scored, attention_rows, context),
           .rounded = shape(rounded, attention_rows, context),
           .key_gradients = shape(rounded, context, head)};
+}
+
+/// What the gradient of an embedding's table needs on a GPU: a batch's places in the order of their
+/// tokens, and sums of stretches of that order. Both are empty on a host.
+template <template <class> class Of>
+struct EmbeddingScratch {
+  Of<std::int32_t> order;
+  Of<float> sums;
+};
+
+/// Places, in the order of their tokens, that one block sums up.
+inline constexpr std::size_t embedding_stretch = 64;
+/// Places are ordered by digits of 8 bits, from the last one on, as many places at a time.
+inline constexpr std::size_t order_digits = 256;
+
+/// Shapes:  order: two orders, (2, tokens), and how often each digit occurs, (digits, 1 + tiles of
+///          as many tokens); sums (2, stretches, width).
+template <class D>
+constexpr EmbeddingScratch<BufferSpec> embedding_scratch(std::size_t tokens, std::size_t width) {
+  if constexpr (HostDevice<D>)
+    return {.order = shape(0), .sums = shape(0)};
+  else
+    return {.order =
+                shape(2 * tokens + (1 + (tokens + order_digits - 1) / order_digits) * order_digits),
+            .sums = shape(2, (tokens + embedding_stretch - 1) / embedding_stretch, width)};
 }
 
 /// Whole numbers of a batch that are to lie on the device; a host reads them where they are.

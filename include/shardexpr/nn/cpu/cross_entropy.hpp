@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
-#include <shardexpr/nn/cpu/embedding.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/cpu/product.hpp>
 #include <shardexpr/nn/layer.hpp>
+#include <shardexpr/nn/token.hpp>
 
 #include <cmath>
 #include <cstddef>

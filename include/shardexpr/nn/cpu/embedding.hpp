@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
-#include <shardexpr/core/error.hpp>
 #include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/layer.hpp>
+#include <shardexpr/nn/token.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <type_traits>
 
 namespace shardexpr::nn {
 
 namespace detail {
-// A token as an index, once it is known to be one.
-inline std::size_t checked_token(std::int32_t token, std::size_t vocabulary) {
-  if (token < 0 || static_cast<std::size_t>(token) >= vocabulary)
-    throw Error("token " + std::to_string(token) + " is outside the vocabulary of " +
-                std::to_string(vocabulary) + ": tokenize with the vocabulary of the config");
-  return static_cast<std::size_t>(token);
-}
-
 // One row of a table's gradient: to += the sum of the rows of `from` that `next` names, from row
 // `first` on, until it names `end`. Summed in A a stretch of columns at a time, rounded once.
 template <class A, class T, class G, class Next>
@@ -105,7 +96,7 @@ void embedding_forward(const Context<D>& ctx, const std::int32_t* tokens, In<T> 
 ///          the tokens are compared with each other instead, at most (B * T)^2 times.
 template <HostDevice D, class X, class G>
 void embedding_backward(const Context<D>& ctx, const std::int32_t* tokens, Tensor<X> dy,
-                        Tensor<G> dwte, Tensor<G> dwpe) {
+                        Tensor<G> dwte, Tensor<G> dwpe, const EmbeddingScratch<Tensor>& = {}) {
   using A = Accumulate<std::remove_const_t<X>>;
   const std::size_t context = dy.shape[1], width = dy.shape[2], count = dy.shape[0] * context;
   ctx.run(reads(std::span{tokens, count}, dy, dwte, dwpe), writes(dwte, dwpe), [=] {
