@@ -5,26 +5,14 @@
 #include <shardexpr/nn/cpu/layers.hpp>
 
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "../nn/harness.hpp"
+#include "../support/allocations.hpp"
 #include "product_cases.hpp"  // these tests run here too
 #include <doctest/doctest.h>
-
-namespace {
-thread_local std::size_t allocations = 0;
-}  // namespace
-void* operator new(std::size_t size_bytes) {
-  ++allocations;
-  if (void* memory = std::malloc(size_bytes)) return memory;
-  throw std::bad_alloc{};
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 

@@ -364,13 +364,15 @@ TEST_CASE_TEMPLATE("element-wise layers on a GPU, aligned or not, to the same bi
     CAPTURE(count);
     auto x = random<T>(count, 1, 0.0f, 4.0f);
     const auto by = random<T>(count, 2);
+    const float largest = std::is_same_v<T, sx::fp16> ? 3e4f : 3e15f;
     for (std::size_t i = 0; i < count && i < 6; ++i)  // far out, where factors would overflow
-      x[i] = static_cast<T>((i % 2 == 0 ? 1.0f : -1.0f) * (i < 2 ? 3e4f : i < 4 ? 60.0f : 9.5f));
+      x[i] = static_cast<T>((i % 2 == 0 ? 1.0f : -1.0f) * (i < 2 ? largest : i < 4 ? 60.0f : 9.5f));
     std::vector<T> first_y, first_product, first_slopes;
     for (const std::size_t offset : {0, 1}) {
+      std::vector<Tensor<T>> rooms;
       const auto room = [&](const std::vector<T>& values) {
-        const auto all = gpu.put(garbage<T>(), shape(count + 1));
-        const Tensor<T> t{all.data + offset, shape(count)};
+        rooms.push_back(gpu.put(static_cast<T>(0.5f), shape(count + 16)));
+        const Tensor<T> t{rooms.back().data + offset, shape(count)};
         gpu.device.copy(gpu.stream, std::span<const T>{values}, t.span());
         gpu.device.synchronize(gpu.stream);
         return t;
@@ -383,6 +385,13 @@ TEST_CASE_TEMPLATE("element-wise layers on a GPU, aligned or not, to the same bi
       on.for_each(map.packs(count), sx::reads(slopes, gx), sx::writes(slopes), map);
       const auto got = gpu.get(y), multiplied = gpu.get(product), sloped = gpu.get(slopes);
       CHECK(are_same_bits(gpu.get(gx), x));
+      std::size_t touched = 0;
+      for (const Tensor<T>& t : rooms) {
+        const auto all = gpu.get(t);
+        for (std::size_t i = 0; i < all.size(); ++i)
+          if ((i < offset || i >= offset + count) && static_cast<float>(all[i]) != 0.5f) ++touched;
+      }
+      CHECK(touched == 0);
       if (offset == 0) {
         first_y = got;
         first_product = multiplied;
