@@ -78,8 +78,8 @@ class Threads {
           copy<T>(met.template data<const T>(peer), full.data() + peer * shard.size(),
                   shard.size());
       else
-        D::for_each_at_once(full.size(),
-                            detail::GatherRows<T>{rows<const T>(met), shard.size(), full.data()});
+        D::for_each_at_once(full.size(), detail::GatherRows<T>{rows<const T>(met), met.size(),
+                                                               shard.size(), full.data()});
     });
   }
 
@@ -198,8 +198,8 @@ class Threads {
         for (std::size_t peer = 0; peer < met.size(); ++peer)
           copy<T>(met.template data<const T>(peer) + at, to.data() + peer * piece, piece);
       else
-        D::for_each_at_once(to.size(),
-                            detail::GatherRows<T>{rows<const T>(met, at), piece, to.data()});
+        D::for_each_at_once(
+            to.size(), detail::GatherRows<T>{rows<const T>(met, at), met.size(), piece, to.data()});
     });
   }
 

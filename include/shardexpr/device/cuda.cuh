@@ -87,15 +87,14 @@ class Cuda {
       detail::cuda_launch(on, 1, 1, "start an operation", detail::run_once<Work>, work);
     });
   }
-  /// Calls `functor(i)` for each i below `count`, by as many threads; as `Cpu::for_each`.
+  /// Calls `functor(i)` for each i below `count`, by as many threads; as `Cpu::for_each`. A functor
+  /// that can be run by packs is, where its arrays are aligned (core/pack.hpp).
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream& stream, std::size_t count, const Reads<R>&, const Writes<W>&,
                 Functor functor, SourceLocation = SourceLocation::current()) {
     if (count == 0) return;
     stream.on_device([&](cudaStream_t on) {
-      detail::cuda_launch(on, blocks_for(count), detail::cuda_block_threads,
-                          "start an element-wise operation", detail::run_each<Functor>, functor,
-                          count);
+      detail::launch_each(on, count, functor, most_blocks_, "start an element-wise operation");
     });
   }
   /// Lets a library enqueue its own work, at once: `launch(cudaStream_t)`. What ends that work from
@@ -112,11 +111,7 @@ class Cuda {
   static void for_each_at_once(std::size_t count, const Functor& functor) {
     if (count == 0) return;
     constexpr std::size_t most_blocks = 1024;
-    const auto blocks = std::min(
-        (count + detail::cuda_block_threads - 1) / detail::cuda_block_threads, most_blocks);
-    detail::cuda_launch(cudaStreamPerThread, static_cast<unsigned>(blocks),
-                        detail::cuda_block_threads, "start a collective", detail::run_each<Functor>,
-                        functor, count);
+    detail::launch_each(cudaStreamPerThread, count, functor, most_blocks, "start a collective");
     detail::cuda_check(cudaStreamSynchronize(cudaStreamPerThread), "a collective");
   }
   /// Copies, also between the GPU and its host.

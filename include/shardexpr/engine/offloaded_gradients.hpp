@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/core/exact_sum.hpp>
 #include <shardexpr/core/macros.hpp>
+#include <shardexpr/core/pack.hpp>
 #include <shardexpr/engine/core.hpp>
 #include <shardexpr/engine/single_work.hpp>
 #include <shardexpr/engine/slots.hpp>
@@ -16,10 +17,26 @@ namespace shardexpr::detail {
 
 template <class G, class Kept>
 struct AddTo {
+  static constexpr std::size_t pack_elements = pack_elements_of<G, Kept>;
   Kept* to;
   const G* from;
-  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
-    to[i] = static_cast<Kept>(static_cast<float>(to[i]) + static_cast<float>(from[i]));
+  SHARDEXPR_HOST_DEVICE static Kept sum(Kept to, G from) {
+    return static_cast<Kept>(static_cast<float>(to) + static_cast<float>(from));
+  }
+  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const { to[i] = sum(to[i], from[i]); }
+  struct Loaded {
+    Pack<Kept, pack_elements> to;
+    Pack<G, pack_elements> from;
+  };
+  bool can_pack() const { return begin_packs<pack_elements>(to, from); }
+  SHARDEXPR_HOST_DEVICE Loaded load(std::size_t first) const {
+    return {load_pack<pack_elements>(static_cast<const Kept*>(to) + first),
+            load_pack<pack_elements>(from + first)};
+  }
+  SHARDEXPR_HOST_DEVICE void finish(std::size_t first, Loaded on) const {
+    for (std::size_t i = 0; i < pack_elements; ++i)
+      on.to.value[i] = sum(on.to.value[i], on.from.value[i]);
+    store_pack(to + first, on.to);
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/macros.hpp>
+#include <shardexpr/core/pack.hpp>
 #include <shardexpr/device/concepts.hpp>
 #include <shardexpr/optim/rounding.hpp>
 #include <shardexpr/plan/step_summary.hpp>
@@ -48,19 +49,59 @@ struct ElementUpdate {
   Moment* moments[M > 0 ? M : 1];
   Compute* copy;
 
-  [[gnu::always_inline]] SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
-    float g = static_cast<float>(gradients[i]) * control.factor;
+  /// What becomes of the parameter; moments in place.
+  [[gnu::always_inline]] SHARDEXPR_HOST_DEVICE Storage updated(float p, float g, float* m) const {
+    g *= control.factor;
     g = g > control.limit ? control.limit : g;
     g = g < -control.limit ? -control.limit : g;
+    update(p, g, m);
+    return rounding.template round<Storage>(p, g);
+  }
+
+  [[gnu::always_inline]] SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
     float m[M > 0 ? M : 1];
     for (std::size_t k = 0; k < M; ++k) m[k] = static_cast<float>(moments[k][i]);
-    float p = static_cast<float>(parameters[i]);
-    update(p, g, m);
-    const Storage rounded = rounding.template round<Storage>(p, g);
+    const Storage rounded =
+        updated(static_cast<float>(parameters[i]), static_cast<float>(gradients[i]), m);
     store(parameters[i], rounded);
     if constexpr (!std::is_same_v<Storage, Compute>)
       store(copy[i], static_cast<Compute>(static_cast<float>(rounded)));
     for (std::size_t k = 0; k < M; ++k) store(moments[k][i], static_cast<Moment>(m[k]));
+  }
+
+  // By packs, where a device has them (core/pack.hpp).
+  static constexpr std::size_t pack_elements =
+      pack_elements_of<Storage, Gradient, std::conditional_t<(M > 0), Moment, Storage>, Compute>;
+  struct Loaded {
+    Pack<Storage, pack_elements> p;
+    Pack<Gradient, pack_elements> g;
+    Pack<Moment, pack_elements> m[M > 0 ? M : 1];
+  };
+  bool can_pack() const {
+    bool can = begin_packs<pack_elements>(parameters, gradients, copy);
+    for (std::size_t k = 0; k < M; ++k) can = can && begin_packs<pack_elements>(moments[k]);
+    return can;
+  }
+  SHARDEXPR_HOST_DEVICE Loaded load(std::size_t first) const {
+    Loaded loaded;
+    loaded.p = load_pack<pack_elements>(parameters + first);
+    loaded.g = load_pack<pack_elements>(gradients + first);
+    for (std::size_t k = 0; k < M; ++k) loaded.m[k] = load_pack<pack_elements>(moments[k] + first);
+    return loaded;
+  }
+  SHARDEXPR_HOST_DEVICE void finish(std::size_t first, Loaded on) const {
+    Pack<Compute, pack_elements> copied;
+    for (std::size_t i = 0; i < pack_elements; ++i) {
+      float m[M > 0 ? M : 1];
+      for (std::size_t k = 0; k < M; ++k) m[k] = static_cast<float>(on.m[k].value[i]);
+      on.p.value[i] =
+          updated(static_cast<float>(on.p.value[i]), static_cast<float>(on.g.value[i]), m);
+      copied.value[i] = static_cast<Compute>(static_cast<float>(on.p.value[i]));
+      for (std::size_t k = 0; k < M; ++k) on.m[k].value[i] = static_cast<Moment>(m[k]);
+    }
+    store_pack(parameters + first, on.p);
+    if constexpr (!std::is_same_v<Storage, Compute>) store_pack(copy + first, copied);
+    for (std::size_t k = 0; k < M; ++k) store_pack(moments[k] + first, on.m[k]);
   }
 };
 
@@ -70,6 +111,7 @@ struct PreparedUpdate {
   Element element;
   const UpdateControl* control;
 
+  bool can_pack() const { return element.can_pack(); }
   SHARDEXPR_HOST_DEVICE Element prepare(std::size_t& count) const {
     if (control->skips != 0) count = 0;
     Element prepared = element;

@@ -32,6 +32,7 @@
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local  // of the thread that runs the block
 
 enum cudaError_t {
