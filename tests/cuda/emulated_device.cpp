@@ -14,6 +14,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -298,7 +299,72 @@ TEST_CASE("no GPU, no such GPU, a driver that is too old") {
         "one, or train on the Cpu");
 }
 
+TEST_CASE("a GPU that is too old, or that no kernel was compiled for") {
+  const Restore restore;
+  emulated::machine.generation = 7;
+  emulated::machine.minor = 5;
+  CHECK(error_of([] { sx::Cuda device{1}; }) ==
+        "GPU 1 (emulated GPU, compute capability 7.5) is too old for Cuda, which needs compute "
+        "capability 8.0 or later; run on such a GPU, or train on the Cpu");
+  emulated::machine.generation = 8;
+  emulated::machine.minor = 0;
+  CHECK(error_of([] { sx::Cuda device; }) == "");
+  emulated::machine.generation = 12;
+  emulated::machine.minor = 1;
+  for (const cudaError_t error : {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction,
+                                  cudaErrorUnsupportedPtxVersion}) {
+    Faults::instance().fail("cudaFuncGetAttributes", error);
+    CHECK(error_of([] { sx::Cuda device; }) ==
+          "GPU 0 (emulated GPU, compute capability 12.1) is none that this program's kernels were "
+          "compiled for; compile it with nvcc -gencode arch=compute_121,code=sm_121 (CMake: "
+          "CMAKE_CUDA_ARCHITECTURES 121)");
+    CHECK(cudaGetLastError() == cudaSuccess);
+  }
+  Faults::instance().fail("cudaFuncGetAttributes", cudaErrorLaunchFailure);
+  CHECK(error_of([] { sx::Cuda device; }) ==
+        "CUDA: look at a kernel: emulated failure (cudaErrorLaunchFailure)");
+  for (const char* call : {"cudaDeviceGetAttribute", "cudaGetDeviceProperties"}) {
+    Faults::instance().heal();
+    emulated::machine.generation = 7;
+    Faults::instance().fail(call, cudaErrorLaunchFailure);
+    CHECK(error_of([] { sx::Cuda device; }).find("emulated failure") != std::string::npos);
+  }
+}
+
 // Memory ------------------------------------------------------------------------------------------
+
+TEST_CASE("a GPU tells what could be allocated there, what is kept included") {
+  const Restore restore;
+  emulated::machine.memory_bytes = 10'000;
+  sx::Cuda device, other{1};
+  CHECK(device.available_bytes() == 10'000);
+  {
+    const auto a = device.allocate<char>(6000, sx::Purpose::other);
+    CHECK(device.available_bytes() == 4000);
+    CHECK(other.available_bytes() == 10'000);
+  }
+  CHECK(emulated::Memory::instance().used_bytes(0) == 6000);
+  CHECK(device.available_bytes() == 10'000);
+  const auto b = device.allocate<char>(10'000, sx::Purpose::other);
+  CHECK(device.available_bytes() == 0);
+  Faults::instance().fail("cudaMemGetInfo", cudaErrorLaunchFailure);
+  CHECK(error_of([&] { (void)device.available_bytes(); }) ==
+        "CUDA: ask for free memory: emulated failure (cudaErrorLaunchFailure)");
+  CHECK(sx::Checked<sx::Cuda>{}.available_bytes() == 0);
+}
+TEST_CASE("the host beside a GPU tells what Linux says, and what it keeps pinned") {
+  std::istringstream meminfo{
+      "MemTotal:       16000 kB\nMemFree: 5 kB\nMemAvailable:    1234 kB\nBuffers: 7 kB\n"};
+  CHECK(sx::detail::available_host_bytes(meminfo) == 1234 * 1024);
+  std::istringstream nothing{"MemTotal: 3 kB\n"}, other{"MemAvailable: 3 pages\n"};
+  constexpr std::size_t no_limit = std::numeric_limits<std::size_t>::max();
+  CHECK(sx::detail::available_host_bytes(nothing) == no_limit);
+  CHECK(sx::detail::available_host_bytes(other) == no_limit);
+  // This machine's own, roughly: others use it too.
+  sx::Cuda device;
+  CHECK(device.host().available_bytes() > 1'000'000);
+  CHECK(device.host().available_bytes() < (std::size_t{1} << 50));
+}
 
 TEST_CASE("memory is zeroed, charged, kept for who asks for as much, and given back in the end") {
   const Restore restore;

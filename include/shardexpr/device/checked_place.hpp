@@ -185,6 +185,10 @@ class CheckedPlace {
 
   const MemoryAccount& account() const { return account_; }
   MemoryAccount& account() { return account_; }
+  std::size_t available_bytes() const requires requires(const Place& place) {
+    place.available_bytes();
+  }
+  { return device_.available_bytes(); }
 
  private:
   friend class Checked<D>;

@@ -43,6 +43,9 @@ struct OwnThread {};
 /// marked SHARDEXPR_HOST_DEVICE. Such a device also has `D::for_each_at_once(count, functor)`, for
 /// threads of the host beside it: it returns when the kernel has ended.
 ///
+/// `D::available_bytes()`, where it is there: what could still be allocated. A trainer whose plan
+/// needs more is refused.
+///
 /// `annotate`, `retire` and `note_live` tell a checking or tracing device what a stream is doing:
 /// whom the next operations serve, that a block's content is dead, how much of an arena is in use.
 /// Others do nothing there.

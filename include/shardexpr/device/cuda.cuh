@@ -10,10 +10,12 @@
 #include <shardexpr/device/cuda_kernels.cuh>
 #include <shardexpr/device/cuda_memory.cuh>
 #include <shardexpr/device/cuda_stream.cuh>
+#include <shardexpr/device/host_memory.hpp>
 #include <shardexpr/device/place_buffer.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -28,8 +30,9 @@ namespace shardexpr {
 ///
 /// Order:   operations are enqueued; the host waits in `synchronize` alone, and where a buffer is
 ///          made or freed.
-/// Errors:  DeviceError where there is no such GPU, where the driver is too old, or where CUDA says
-///          that something failed; std::bad_alloc where memory is out.
+/// Errors:  DeviceError where there is no such GPU, where it or the driver is too old, where no
+///          kernel was compiled for it, or where CUDA says that something failed; std::bad_alloc
+///          where memory is out.
 class Cuda {
  public:
   static constexpr bool shares_memory = false;
@@ -48,6 +51,7 @@ class Cuda {
 
   explicit Cuda(int ordinal = 0) : ordinal_{detail::cuda_ordinal(ordinal)} {
     const detail::CudaCurrent current{ordinal_};
+    detail::check_cuda_kernels(ordinal_, detail::run_once<detail::NormalizeSum>);
     int processors = 0;
     detail::cuda_check(
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal_),
@@ -78,6 +82,13 @@ class Cuda {
     return data;
   }
   static void deallocate(void* memory) { detail::CudaMemory::instance().give(memory); }
+  /// What could be allocated now: what is free on the GPU, or kept for who asks next.
+  std::size_t available_bytes() const {
+    const detail::CudaCurrent current{ordinal_};
+    std::size_t free = 0, all = 0;
+    detail::cuda_check(cudaMemGetInfo(&free, &all), "ask for free memory");
+    return free + detail::CudaMemory::instance().kept_bytes(ordinal_);
+  }
 
   /// Runs `work()` by one thread of the GPU: a named type whose call is SHARDEXPR_HOST_DEVICE.
   template <std::size_t R, std::size_t W, class Work>
@@ -186,6 +197,11 @@ class Cuda {
       return {static_cast<T*>(data), count, account_, purpose};
     }
     static void deallocate(void* memory) { detail::CudaMemory::instance().give(memory); }
+    std::size_t available_bytes() const {
+      const std::size_t free = detail::available_host_bytes();
+      const auto& memory = detail::CudaMemory::instance();
+      return free + std::min(memory.kept_bytes(detail::CudaMemory::host), SIZE_MAX - free);
+    }
 
     template <std::size_t R, std::size_t W, class Work>
     void run(Stream& stream, const Reads<R>&, const Writes<W>&, Work&& work,

@@ -33,6 +33,42 @@ inline int cuda_ordinal(int ordinal) {
   return ordinal;
 }
 
+/// "GPU 0 (NVIDIA H200, compute capability 9.0)"
+inline std::string cuda_name(int ordinal) {
+  cudaDeviceProp properties{};
+  cuda_check(cudaGetDeviceProperties(&properties, ordinal), "ask for a GPU's properties");
+  return "GPU " + std::to_string(ordinal) + " (" + properties.name + ", compute capability " +
+         std::to_string(properties.major) + "." + std::to_string(properties.minor) + ")";
+}
+
+/// That the calling thread's current GPU runs the library's kernels, and that they were compiled
+/// for it, of which `kernel` is one.
+template <class... Parameters>
+void check_cuda_kernels(int ordinal, void (*kernel)(Parameters...)) {
+  int major = 0, minor = 0;
+  cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
+             "ask for a GPU's compute capability");
+  cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal),
+             "ask for a GPU's compute capability");
+  if (major < 8)
+    throw DeviceError(cuda_name(ordinal) +
+                      " is too old for Cuda, which needs compute capability 8.0 or later; run on "
+                      "such a GPU, or train on the Cpu");
+  cudaFuncAttributes attributes{};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    (void)cudaGetLastError();  // it is told
+    const std::string architecture = std::to_string(major) + std::to_string(minor);
+    throw DeviceError(cuda_name(ordinal) +
+                      " is none that this program's kernels were compiled for; compile it with "
+                      "nvcc -gencode arch=compute_" +
+                      architecture + ",code=sm_" + architecture +
+                      " (CMake: CMAKE_CUDA_ARCHITECTURES " + architecture + ")");
+  }
+  cuda_check(error, "look at a kernel");
+}
+
 /// The calling thread's device for as long as this lives.
 class CudaCurrent {
  public:

@@ -58,6 +58,14 @@ class CudaMemory {
     taken_.emplace(memory, Kind{place, size_bytes});
     return memory;
   }
+  /// What was given back and is not in use, of a GPU or of the host.
+  std::size_t kept_bytes(int place) const {
+    const std::scoped_lock lock{mutex_};
+    std::size_t bytes = 0;
+    for (const auto& [kind, memory] : kept_)
+      if (kind.first == place) bytes += kind.second;
+    return bytes;
+  }
   void give(void* memory) noexcept {
     const std::scoped_lock lock{mutex_};
     const auto taken = taken_.find(memory);
@@ -108,7 +116,7 @@ class CudaMemory {
       }
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::multimap<Kind, void*> kept_;
   std::map<void*, Kind> taken_;
   std::map<int, std::size_t> users_;

@@ -72,6 +72,10 @@ class TracedPlace {
   }
   decltype(auto) account() { return device_.account(); }
   decltype(auto) account() const { return device_.account(); }
+  std::size_t available_bytes() const requires requires(const Place& place) {
+    place.available_bytes();
+  }
+  { return device_.available_bytes(); }
 
   template <std::size_t R, std::size_t W, class Work>
   void run(Stream& stream, const Reads<R>& reads, const Writes<W>& writes, Work&& work,

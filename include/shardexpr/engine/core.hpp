@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/comm/mesh.hpp>
+#include <shardexpr/engine/fits.hpp>
 #include <shardexpr/engine/state.hpp>
 #include <shardexpr/engine/swap.hpp>
 #include <shardexpr/engine/timeline.hpp>
@@ -45,7 +46,8 @@ struct Core {
         mesh{comm, mesh_shape<S>(comm.size())},
         layout{config, mesh.shape().shards, grouping_of<S, M>()},
         counts{count_step<S>(layout, mesh.shape(), micro_batches)},
-        state{on, layout, mesh.shard().rank(), gradients_in_place<S>(micro_batches)},
+        state{fitting<M, S>(on, config, comm.size(), micro_batches), layout, mesh.shard().rank(),
+              gradients_in_place<S>(micro_batches)},
         swap{on, layout, state, nvme, comm.rank()},
         timeline{on, 16 * layout.group_count() + 8 * swap.chunk_count() + 64} {}
 

@@ -88,8 +88,9 @@ class sharded {
 
   /// Makes this rank's part of the model; no rank holds the whole unless the strategy says so.
   ///
-  /// Errors:  ConfigError for options that the optimizer refuses, before anything is allocated; for
-  ///          factors of a group that nothing which is trained belongs to.
+  /// Errors:  ConfigError for options that the optimizer refuses, and where the plan needs more
+  ///          memory than a device tells that it has, before anything is allocated; for factors of
+  ///          a group that nothing which is trained belongs to.
   sharded(Device& device, Comm& comm, const Config& config, const Options& options = {})
       : config_{config},
         options_{checked(options)},

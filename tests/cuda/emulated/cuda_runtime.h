@@ -40,8 +40,11 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorInvalidDeviceFunction = 98,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801,
@@ -56,10 +59,16 @@ inline const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
+    case cudaErrorInvalidDeviceFunction:
+      return "cudaErrorInvalidDeviceFunction";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorNoKernelImageForDevice:
+      return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorUnsupportedPtxVersion:
+      return "cudaErrorUnsupportedPtxVersion";
     case cudaErrorIllegalAddress:
       return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure:
@@ -93,6 +102,7 @@ struct Machine {
   std::size_t shared_bytes = 227 << 10;             // that a block may have
   bool has_stream_waits = true;
   int generation = 9;                          // of each device: its compute capability
+  int minor = 0;                               // and what stands behind its point
   std::chrono::microseconds longest_delay{0};  // before an operation of a stream
 };
 inline Machine machine;
@@ -470,9 +480,25 @@ enum cudaDeviceAttr {
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   EMULATED_CALL("cudaDeviceGetAttribute");
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? emulated::machine.generation
-           : attribute == cudaDevAttrMultiProcessorCount  ? 2
-                                                          : 0;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? emulated::machine.generation
+           : attribute == cudaDevAttrComputeCapabilityMinor ? emulated::machine.minor
+           : attribute == cudaDevAttrMultiProcessorCount    ? 2
+                                                            : 0;
+  return cudaSuccess;
+}
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  EMULATED_CALL("cudaGetDeviceProperties");
+  *properties = {"emulated GPU", emulated::machine.generation, emulated::machine.minor};
+  return cudaSuccess;
+}
+struct cudaFuncAttributes {};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  EMULATED_CALL("cudaFuncGetAttributes");
   return cudaSuccess;
 }
 enum cudaDriverEntryPointQueryResult {
@@ -490,6 +516,12 @@ inline cudaError_t cudaMalloc(void** memory, std::size_t size_bytes) {
   EMULATED_CALL("cudaMalloc");
   *memory = emulated::Memory::instance().take(emulated::current_device(), size_bytes);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* all) {
+  EMULATED_CALL("cudaMemGetInfo");
+  *all = emulated::machine.memory_bytes;
+  *free = *all - emulated::Memory::instance().used_bytes(emulated::current_device());
+  return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return cudaSuccess;
