@@ -63,10 +63,13 @@ class TraceEvents {
     std::map<std::string, std::size_t> bytes;
   };
 
-  explicit TraceEvents(const std::string& json) {
+  /// `clock_error_ns`: by how much times of two streams may be off beside each other.
+  explicit TraceEvents(const std::string& json, std::int64_t clock_error_ns = 0)
+      : clock_error_ns_{clock_error_ns} {
     const Json whole = Json::parse(json.substr(0, json.size() - 1));
     CHECK(json.ends_with("}\n"));
     dropped_events = whole["otherData"]["dropped_events"].count();
+    clock_uncertainty_ns = whole["otherData"]["clock_uncertainty_ns"].count();
     for (const Json& event : whole["traceEvents"].array()) read(event);
     check_streams();
     check_flows();
@@ -89,7 +92,7 @@ class TraceEvents {
     return *found;
   }
 
-  std::size_t dropped_events = 0;
+  std::size_t dropped_events = 0, clock_uncertainty_ns = 0;
   std::map<std::size_t, std::string> processes;
   std::map<Thread, Stream> streams;
   std::map<std::size_t, Flow> flows;
@@ -196,7 +199,7 @@ class TraceEvents {
       const auto source = ends_from(sources, from.ns);
       REQUIRE(source != sources.end());
       CHECK(source->begin_ns <= from.ns);
-      CHECK(source->end_ns <= to.ns);
+      CHECK(source->end_ns <= to.ns + clock_error_ns_);
       const auto& targets = streams.at(to.thread).operations;
       auto target = ends_from(targets, to.ns);
       if (target != targets.end() && target->begin_ns < to.ns) ++target;
@@ -204,4 +207,6 @@ class TraceEvents {
       CHECK(target->begin_ns == to.ns);
     }
   }
+
+  std::int64_t clock_error_ns_;
 };

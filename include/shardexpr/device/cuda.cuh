@@ -9,6 +9,7 @@
 #include <shardexpr/device/cuda_error.cuh>
 #include <shardexpr/device/cuda_kernels.cuh>
 #include <shardexpr/device/cuda_memory.cuh>
+#include <shardexpr/device/cuda_stamps.cuh>
 #include <shardexpr/device/cuda_stream.cuh>
 #include <shardexpr/device/host_memory.hpp>
 #include <shardexpr/device/place_buffer.hpp>
@@ -174,6 +175,20 @@ class Cuda {
   template <class T>
   void retire(Stream&, std::span<T>) {}
   void note_live(Stream&, Purpose, std::size_t /*size_bytes*/) {}
+
+  // For a trace of what the GPU does (device/traced.hpp): the stream writes the GPU's time to
+  // memory of the host when it comes so far.
+  void stamp(Stream& stream, std::int64_t* to) {
+    stream.on_device([&](cudaStream_t on) { detail::enqueue_stamp(on, to); });
+  }
+  std::shared_ptr<std::int64_t[]> times(std::size_t count) const {
+    const detail::CudaCurrent current{ordinal_};
+    return detail::pinned_times(count);
+  }
+  detail::ClockMatch match_clocks() const {
+    const detail::CudaCurrent current{ordinal_};
+    return detail::match_gpu_clock();
+  }
 
   const MemoryAccount& account() const { return account_; }
   MemoryAccount& account() { return account_; }

@@ -38,7 +38,8 @@ class TraceWriter {
     // Read last, so that what was dropped while the trace was written is counted.
     out_ << "\n],\"displayTimeUnit\":\"ms\",\"otherData\":{\"dropped_events\":"
          << digits(trace_.dropped_events())
-         << ",\"events_per_stream\":" << digits(trace_.options().events_per_stream) << "}}\n";
+         << ",\"events_per_stream\":" << digits(trace_.options().events_per_stream)
+         << ",\"clock_uncertainty_ns\":" << digits(clock_uncertainty_ns()) << "}}\n";
   }
 
  private:
@@ -52,6 +53,14 @@ class TraceWriter {
     thread.id = id;
     for (const TraceEvent& event : stream.events())
       if (event.kind == TraceKind::operation) thread.operations.push_back(&event);
+  }
+
+  /// By how much times of a GPU's clock may be off beside the host's.
+  std::int64_t clock_uncertainty_ns() const {
+    std::int64_t most = 0;
+    for (const StreamTrace* stream : streams_)
+      most = std::max(most, stream->clock_match().uncertainty_ns);
+    return most;
   }
 
   void write_process(std::size_t rank) {

@@ -9,6 +9,8 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -22,6 +24,15 @@ class Traced;
 
 namespace detail {
 
+/// A device whose operations cannot write a trace: a GPU. Its streams can write its clock's time to
+/// memory that it makes, `times(count)`, and it knows how that clock stands to the host's.
+template <class D>
+concept Stamps = requires(D& device, typename D::Stream& stream, std::int64_t* to) {
+  device.stamp(stream, to);
+  { device.times(std::size_t{1}) } -> std::same_as<std::shared_ptr<std::int64_t[]>>;
+  { device.match_clocks() } -> std::same_as<ClockMatch>;
+};
+
 /// A stream of `D` and where its trace is written.
 template <class D>
 class TracedStream {
@@ -30,18 +41,43 @@ class TracedStream {
   TracedStream() requires std::default_initializable<typename D::Stream>
   = default;
   TracedStream(Traced<D>& device, std::string_view name)
-      : inner_{device.device_, name}, trace_{&device.trace_->add_stream(device.rank_, name)} {}
+      : inner_{device.device_, name}, trace_{&device.trace_->add_stream(device.rank_, name)} {
+    stamp_into_own(device);
+  }
   TracedStream(Traced<D>& device, std::string_view name, OwnThread own) requires
       std::constructible_from<typename D::Stream, D&, std::string_view, OwnThread>
-      : inner_{device.device_, name, own}, trace_{&device.trace_->add_stream(device.rank_, name)} {}
+      : inner_{device.device_, name, own}, trace_{&device.trace_->add_stream(device.rank_, name)} {
+    stamp_into_own(device);
+  }
+  TracedStream(const TracedStream&) = delete;
+  TracedStream& operator=(const TracedStream&) = delete;
+  ~TracedStream() {
+    if constexpr (Stamps<D>) {
+      device_->drain(inner_);
+      complete();
+    }
+  }
 
  private:
+  void stamp_into_own([[maybe_unused]] Traced<D>& device) {
+    if constexpr (Stamps<D>) {
+      device_ = &device.device_;
+      times_ = device_->times(2 * device.trace_->options().events_per_stream);
+      trace_->stamp_into(times_.get(), device.clock_match());
+    }
+  }
+  void complete() noexcept {
+    if constexpr (Stamps<D>) trace_->complete();
+  }
+
   friend class Traced<D>;
   template <class, class>
   friend class TracedPlace;
+  std::shared_ptr<std::int64_t[]> times_;  // null: the trace's events have them
   typename D::Stream inner_;
   StreamTrace* trace_ = nullptr;
   std::size_t enqueued_ = 0;  // operations so far
+  D* device_ = nullptr;       // of a stream with times
 };
 
 /// Memory of `Traced<D>` and the operations on it, recorded on their streams: on the device itself,
@@ -50,6 +86,7 @@ template <class D, class Inner>
 class TracedPlace {
   using Place = std::remove_reference_t<Inner>;
   static constexpr bool is_host = std::is_reference_v<Inner>;
+  static constexpr bool stamps = Stamps<D>;
 
  public:
   using Stream = TracedStream<D>;
@@ -80,14 +117,30 @@ class TracedPlace {
   template <std::size_t R, std::size_t W, class Work>
   void run(Stream& stream, const Reads<R>& reads, const Writes<W>& writes, Work&& work,
            SourceLocation where = SourceLocation::current()) {
-    device_.run(
-        stream.inner_, reads, writes,
-        [trace = trace_of(stream), where, number = ++stream.enqueued_,
-         work = std::forward<Work>(work)]() mutable {
-          const TracedScope scope{*trace, where, number};
-          work();
-        },
-        where);
+    static_assert(runs_on_host || stamps, "a GPU's operations cannot be traced without its time");
+    if constexpr (!runs_on_host) {
+      between(stream, where,
+              [&] { device_.run(stream.inner_, reads, writes, std::forward<Work>(work), where); });
+    } else if constexpr (stamps) {
+      StreamTrace* trace = trace_of(stream);
+      device_.run(
+          stream.inner_, reads, writes,
+          [times = trace->times(), work = std::forward<Work>(work)]() mutable {
+            const StampedScope scope{times};
+            work();
+          },
+          where);
+      trace->end(where, ++stream.enqueued_, is_host);
+    } else {
+      device_.run(
+          stream.inner_, reads, writes,
+          [trace = trace_of(stream), where, number = ++stream.enqueued_,
+           work = std::forward<Work>(work)]() mutable {
+            const TracedScope scope{*trace, where, number};
+            work();
+          },
+          where);
+    }
   }
   template <std::size_t R, std::size_t W, class Functor>
   void for_each(Stream& stream, std::size_t count, const Reads<R>& reads, const Writes<W>& writes,
@@ -129,6 +182,7 @@ class TracedPlace {
   }
   void note_live(Stream& stream, Purpose purpose, std::size_t size_bytes) {
     device_.note_live(stream.inner_, purpose, size_bytes);
+    if constexpr (stamps) stamp(stream, trace_of(stream)->times());
     mark(stream, [trace = trace_of(stream), purpose, size_bytes] {
       trace->note_live(purpose, size_bytes, is_host);
     });
@@ -139,21 +193,41 @@ class TracedPlace {
     if (stream.trace_ == nullptr) stream.trace_ = &trace_->add_stream(rank_, "stream");
     return stream.trace_;
   }
-  /// An operation that writes into the trace when its turn comes.
+  /// An operation that writes into the trace when its turn comes; at once where only times are
+  /// written then.
   template <class Note>
   void mark(Stream& stream, Note note, SourceLocation where = SourceLocation::current()) {
-    device_.run(stream.inner_, reads(), writes(), note, where);
+    if constexpr (stamps)
+      note();
+    else
+      device_.run(stream.inner_, reads(), writes(), note, where);
+  }
+  /// Lets the stream write the time, by the clock of who works here. Null: nowhere.
+  void stamp(Stream& stream, std::int64_t* to) {
+    if (to == nullptr) return;
+    if constexpr (is_host)
+      device_.run(stream.inner_, reads(), writes(), [to] { StampedScope::stamp(to); });
+    else
+      device_.stamp(stream.inner_, to);
   }
   /// Records what `enqueue` puts on the stream as one operation.
   template <class Enqueue>
   void between(Stream& stream, SourceLocation where, Enqueue enqueue) {
     StreamTrace* trace = trace_of(stream);
-    mark(
-        stream, [trace] { trace->begin(); }, where);
-    enqueue();
-    const std::size_t number = ++stream.enqueued_;
-    mark(
-        stream, [trace, where, number] { trace->end(where, number); }, where);
+    if constexpr (stamps) {
+      std::int64_t* const times = trace->times();
+      stamp(stream, times);
+      enqueue();
+      stamp(stream, times == nullptr ? nullptr : times + 1);
+      trace->end(where, ++stream.enqueued_, is_host);
+    } else {
+      mark(
+          stream, [trace] { trace->begin(); }, where);
+      enqueue();
+      const std::size_t number = ++stream.enqueued_;
+      mark(
+          stream, [trace, where, number] { trace->end(where, number); }, where);
+    }
   }
 
   Trace* trace_;
