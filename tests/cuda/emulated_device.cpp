@@ -342,6 +342,8 @@ TEST_CASE("a GPU tells what could be allocated there, what is kept included") {
     const auto a = device.allocate<char>(6000, sx::Purpose::other);
     CHECK(device.available_bytes() == 4000);
     CHECK(other.available_bytes() == 10'000);
+    { const auto h = device.host().allocate<char>(500, sx::Purpose::other); }  // is no GPU's
+    CHECK(device.available_bytes() == 4000);
   }
   CHECK(emulated::Memory::instance().used_bytes(0) == 6000);
   CHECK(device.available_bytes() == 10'000);
