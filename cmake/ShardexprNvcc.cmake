@@ -19,6 +19,54 @@ if(SHARDEXPR_NVCC)
   find_library(SHARDEXPR_CUBLASLT_LIBRARY cublasLt PATHS ${shardexpr_cuda} PATH_SUFFIXES lib lib64)
   mark_as_advanced(SHARDEXPR_CUBLASLT_INCLUDE SHARDEXPR_CUBLASLT_LIBRARY)
 endif()
+# shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [OPTIONS <option of nvcc>...]
+#                           [DEPENDS <file>...])
+# bin/<name>, compiled by nvcc for each architecture of SHARDEXPR_GPU_ARCHITECTURES with its warnings
+# and the host compiler's as errors; nothing where there is no nvcc. The compiler is called by itself,
+# so that CMake need not enable CUDA.
+set(SHARDEXPR_GPU_ARCHITECTURES "80;90" CACHE STRING
+  "Compute capabilities that GPU programs are built for, without a dot; or `native`")
+function(shardexpr_add_gpu_program name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;DEPENDS")
+  if(NOT SHARDEXPR_NVCC OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    return()
+  endif()
+  set(flags -std=c++20 -O3 --threads 2 -Werror all-warnings
+    -Xcompiler -Wall,-Wextra,-Werror,-fno-math-errno,-pthread -I${PROJECT_SOURCE_DIR}/include)
+  if(SHARDEXPR_NATIVE)
+    list(APPEND flags -Xcompiler -march=native)  # what is offloaded is updated by the host
+  endif()
+  if(SHARDEXPR_GPU_ARCHITECTURES STREQUAL "native")
+    list(APPEND flags -arch=native)
+  else()
+    foreach(architecture IN LISTS SHARDEXPR_GPU_ARCHITECTURES)
+      list(APPEND flags -gencode arch=compute_${architecture},code=sm_${architecture})
+    endforeach()
+  endif()
+  set(libraries -lcublasLt)
+  if(SHARDEXPR_HAS_LIBURING)
+    list(APPEND flags -DSHARDEXPR_LIBURING -isystem ${Liburing_INCLUDE_DIR})
+    list(APPEND libraries ${Liburing_LIBRARY})
+  endif()
+  set(program ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${name})
+  set(objects "")
+  foreach(source IN LISTS arg_SOURCES)
+    cmake_path(GET source STEM stem)
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}_${stem}.o)
+    add_custom_command(OUTPUT ${object}
+      COMMAND ${SHARDEXPR_NVCC} ${flags} ${arg_OPTIONS} -MD -MF ${object}.d -MT ${object}
+        -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
+      DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source} ${arg_DEPENDS}
+      DEPFILE ${object}.d
+      COMMENT "Building ${source} of ${name} for GPUs" VERBATIM)
+    list(APPEND objects ${object})
+  endforeach()
+  add_custom_command(OUTPUT ${program}
+    COMMAND ${SHARDEXPR_NVCC} -Xcompiler -pthread ${objects} -o ${program} ${arg_OPTIONS} ${libraries}
+    DEPENDS ${objects} COMMENT "Linking ${name}" VERBATIM)
+  add_custom_target(${name} ALL DEPENDS ${program})
+endfunction()
+
 if(SHARDEXPR_CUDA)
   if(NOT SHARDEXPR_NVCC)
     message(FATAL_ERROR "SHARDEXPR_CUDA=ON, but nvcc was not found: set CUDA_HOME or SHARDEXPR_NVCC, "

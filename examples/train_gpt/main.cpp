@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trains a GPT on any text under one of the strategies that this program was compiled with. The
 // strategy is picked once, below, by name; from there on everything is known to the compiler.
-#include <shardexpr/shardexpr.hpp>
-
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -15,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "machine.hpp"
 #include "options.hpp"
 #include "report.hpp"
 #include "text.hpp"
@@ -24,16 +23,6 @@
 
 namespace {
 
-/// Refuses before allocating what this machine cannot hold.
-void check_fits(const char* needs, double rank_bytes, std::size_t ranks) {
-  const double needed = rank_bytes * static_cast<double>(ranks);
-  if (needed > machine_bytes())
-    throw BadInput(needs + human_bytes(needed) + " (" + std::to_string(ranks) +
-                   (ranks == 1 ? " rank of " : " ranks of ") + human_bytes(rank_bytes) +
-                   "), this machine has " + human_bytes(machine_bytes()) +
-                   "; take fewer ranks or a smaller model");
-}
-
 template <class Trainer>
 sx::Plan plan_for(const Options& o) {
   if (std::is_same_v<typename Trainer::Strategy::communicator, sx::Solo> && o.ranks != 1)
@@ -42,20 +31,18 @@ sx::Plan plan_for(const Options& o) {
   // A plan counts in 64 bits, which an absurd job overflows; what blocks hand on alone is too much.
   const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);
-  if (outputs > 0x1p50) check_fits("the job needs more than ", outputs, o.ranks);
+  if (outputs > 0x1p50) machine::check_fits("the job needs more than ", outputs, 0, o.ranks);
   const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate);
-  // A device's memory and its host's are both this machine's.
-  check_fits(
-      "the job needs ",
-      static_cast<double>(plan.device_peak_bytes) + static_cast<double>(plan.host_peak_bytes),
-      plan.world);
+  machine::check_fits("the job needs ", static_cast<double>(plan.device_peak_bytes),
+                      static_cast<double>(plan.host_peak_bytes), plan.world);
   return plan;
 }
 
 template <class Trainer>
 Result train(const Options& o, const Text& text, Log& log) {
-  return train_on<Trainer>(o, text, log,
-                           [&](std::size_t) { return make_device<DeviceOf<Trainer>>(o); });
+  return train_on<Trainer>(o, text, log, [&](std::size_t rank) {
+    return machine::make_device<DeviceOf<Trainer>>(o, rank);
+  });
 }
 
 /// A strategy that this program was compiled with.
@@ -196,7 +183,7 @@ int main(int argc, char** argv) {
   try {
     const Options o = parse_options(argc, argv);
     if (o.help) {
-      std::fputs(usage.data(), stdout);
+      std::fputs(usage_text().c_str(), stdout);
       return finish(0);
     }
     if (o.list) {
@@ -204,7 +191,7 @@ int main(int argc, char** argv) {
         std::printf("%-18s %s\n", entry.name, entry.type.c_str());
       return finish(0);
     }
-    sx::nn::use_one_blas_thread();
+    machine::make_ready(o);
     if (o.compare) return finish(compare(o) ? 0 : 1);
     run(o);
     return finish(0);

@@ -7,7 +7,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <type_traits>
 
@@ -26,9 +25,21 @@ struct Options {
   bool quiet = false, help = false, list = false, compare = false, async = false;
 };
 
-inline constexpr std::string_view usage =
-    "usage: train_gpt --data FILE [options]\n"
-    "Trains a GPT on the bytes of a file; ranks are threads of this process.\n"
+#if defined(TRAIN_GPT_CUDA)
+inline constexpr const char* program = "train_gpt_cuda";
+inline constexpr const char* trains_how =
+    "Trains a GPT on the bytes of a file, on GPUs; ranks are threads of this process and go round\n"
+    "the GPUs that it sees (CUDA_VISIBLE_DEVICES); several can share one.\n";
+inline constexpr const char* async_usage = "";
+#else
+inline constexpr const char* program = "train_gpt";
+inline constexpr const char* trains_how =
+    "Trains a GPT on the bytes of a file; ranks are threads of this process.\n";
+inline constexpr const char* async_usage =
+    "  --async           a thread each for computing and for communicating, in every rank\n";
+#endif
+
+inline constexpr const char* usage_of_options =
     "\n"
     "  --data FILE       text to train on, any file of bytes\n"
     "  --strategy NAME   how state is sharded; --list shows the names (default: the first)\n"
@@ -50,13 +61,18 @@ inline constexpr std::string_view usage =
     "  --nvme DIR        of a strategy with state on a disk: a folder there, of this run alone\n"
     "  --seed N          of the initial weights and the order of the data (1)\n"
     "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
-    "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n"
-    "  --async           a thread each for computing and for communicating, in every rank\n"
+    "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n";
+inline constexpr const char* usage_of_modes =
     "  --compare         train --steps under every strategy; print bytes planned and measured\n"
     "  --list            print each strategy's name and type\n"
     "  --quiet           print the last line only\n"
     "  --help            print this\n"
     "The last of a repeated option counts.\n";
+
+inline std::string usage_text() {
+  return std::string{"usage: "} + program + " --data FILE [options]\n" + trains_how +
+         usage_of_options + async_usage + usage_of_modes;
+}
 
 namespace detail {
 

@@ -33,12 +33,24 @@ inline std::string human_bytes(double value) {
 inline void complain(std::string what) {
   for (char& c : what)
     if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
-  std::fprintf(stderr, "train_gpt: %s\n", what.c_str());
+  std::fprintf(stderr, "%s: %s\n", program, what.c_str());
 }
 
 /// Memory of this machine, in bytes.
 inline double machine_bytes() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+}
+
+/// Refuses what a place cannot hold; bytes of one rank.
+/// Errors:  BadInput, with the numbers.
+inline void check_fits_in(const std::string& place, double place_bytes, const char* needs,
+                          double rank_bytes, std::size_t ranks) {
+  const double needed = rank_bytes * static_cast<double>(ranks);
+  if (needed > place_bytes)
+    throw BadInput(needs + human_bytes(needed) + " (" + std::to_string(ranks) +
+                   (ranks == 1 ? " rank of " : " ranks of ") + human_bytes(rank_bytes) + "), " +
+                   place + " has " + human_bytes(place_bytes) +
+                   "; take fewer ranks or a smaller model");
 }
 
 /// What a run held and sent on rank 0, by the accounts of device and host, by the file's size and

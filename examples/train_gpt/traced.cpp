@@ -4,13 +4,13 @@
 
 #include <shardexpr/device/trace_json.hpp>
 #include <shardexpr/device/traced.hpp>
-#include <shardexpr/shardexpr.hpp>
 
 #include <cstddef>
 #include <ostream>
 #include <string>
 #include <type_traits>
 
+#include "machine.hpp"
 #include "options.hpp"
 #include "report.hpp"
 #include "text.hpp"
@@ -24,8 +24,8 @@ struct Traceable {
   using type = P;
 };
 template <>
-struct Traceable<sx::On<sx::Cpu>> {
-  using type = sx::On<sx::Traced<sx::Cpu>>;
+struct Traceable<sx::On<machine::Device>> {
+  using type = sx::On<sx::Traced<machine::Device>>;
 };
 
 /// The trainer of the same policies on a traced device; void if the device is not the default.
@@ -34,7 +34,7 @@ struct Twin {
   using type = void;
 };
 template <class M, class... Ps>
-  requires(std::is_same_v<Ps, sx::On<sx::Cpu>> || ...)
+  requires(std::is_same_v<Ps, sx::On<machine::Device>> || ...)
 struct Twin<sx::sharded<M, sx::Strategy<Ps...>>> {
   using type = sx::Sharded<M, typename Traceable<Ps>::type...>;
 };
@@ -49,7 +49,7 @@ constexpr Train train_of() {
   else
     return [](const Options& o, const Text& text, Log& log, sx::Trace& trace) {
       return train_on<Traced>(o, text, log, [&](std::size_t rank) {
-        return make_device<DeviceOf<Traced>>(o, trace, rank);
+        return machine::make_device<DeviceOf<Traced>>(o, rank, trace, rank);
       });
     };
 }
@@ -66,8 +66,8 @@ Train find(const std::string& strategy) {
 
 void check_traceable(const std::string& strategy) {
   if (find(strategy) == nullptr)
-    throw BadInput("--trace records what runs on Cpu, and the strategy '" + strategy +
-                   "' names another device; leave out --trace");
+    throw BadInput(std::string{"--trace records what runs on "} + machine::device_name +
+                   ", and the strategy '" + strategy + "' names another device; leave out --trace");
 }
 
 Result train_traced(const std::string& strategy, const Options& o, const Text& text, Log& log,

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // One training run of one strategy, whatever it is.
-#include <shardexpr/shardexpr.hpp>
-
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -18,12 +16,11 @@
 #include <utility>
 #include <vector>
 
+#include "machine.hpp"
 #include "options.hpp"
 #include "report.hpp"
 #include "text.hpp"
 #include <unistd.h>
-
-namespace sx = shardexpr;
 
 inline sx::GptConfig config_of(const Options& o) {
   return {.vocabulary = Text::vocabulary,
@@ -53,19 +50,7 @@ void run_ranks(std::size_t ranks, Body body) {
 /// The device that a trainer takes; one that a rule refuses takes any.
 template <class Trainer>
 using DeviceOf = std::conditional_t<sx::Device<typename Trainer::Strategy::device>,
-                                    typename Trainer::Strategy::device, sx::Cpu>;
-
-/// The device of one rank. A device that wraps another is made of `before`, too.
-template <class D, class... Before>
-D make_device(const Options& o, Before&&... before) {
-  const auto execution = o.async ? sx::Execution::asynchronous : sx::Execution::immediate;
-  if constexpr (std::is_constructible_v<D, Before..., sx::Execution>)
-    return D(std::forward<Before>(before)..., execution);
-  else if (o.async)
-    throw BadInput("--async: the strategy's device has no such choice; leave it out");
-  else
-    return D(std::forward<Before>(before)...);
-}
+                                    typename Trainer::Strategy::device, machine::Device>;
 
 inline sx::LearningRateSchedule schedule_of(const Options& o) {
   const double least = o.lr_least.value_or(0);

@@ -95,9 +95,15 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 
 namespace emulated {
 
+/// How many GPUs a program finds that a test starts: EMULATED_GPUS says.
+inline int devices_by_environment() {
+  const char* count = std::getenv("EMULATED_GPUS");
+  return count == nullptr ? 2 : std::atoi(count);
+}
+
 /// The machine, as a test wants it.
 struct Machine {
-  int devices = 2;
+  int devices = devices_by_environment();
   std::size_t memory_bytes = std::size_t{1} << 32;  // of each device
   std::size_t shared_bytes = 227 << 10;             // that a block may have
   bool has_stream_waits = true;
@@ -527,6 +533,12 @@ inline cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return cudaSuccess;
   emulated::Streams::instance().synchronize(emulated::Memory::instance().device_of(memory));
   return emulated::Memory::instance().give(memory) ? cudaSuccess : cudaErrorInvalidValue;
+}
+inline cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
+  EMULATED_CALL("cudaMemGetInfo");
+  *total_bytes = emulated::machine.memory_bytes;
+  *free_bytes = *total_bytes - emulated::Memory::instance().used_bytes(emulated::current_device());
+  return cudaSuccess;
 }
 inline cudaError_t cudaHostRegister(void* memory, std::size_t size_bytes, unsigned) {
   EMULATED_CALL("cudaHostRegister");
