@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/core/macros.hpp>
+#include <shardexpr/device/access.hpp>
+#include <shardexpr/device/concepts.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/pass.hpp>
@@ -9,21 +12,33 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace shardexpr::benchmarks {
 
-/// Forward and backward of one GPT on one core: flat arrays, the units' own code, nothing else.
-/// Computes in T; gradients of parameters are G.
+/// Element i becomes the i-th initial value of a parameter.
+template <class T>
+struct InitialParameter {
+  T* to;
+  std::uint64_t seed, name_hash;
+  Init init;
+
+  SHARDEXPR_HOST_DEVICE void operator()(std::size_t i) const {
+    to[i] = static_cast<T>(initial_value(seed, name_hash, i, init));
+  }
+};
+
+/// Forward and backward of one GPT on one core, or one GPU: flat arrays, the units' own code,
+/// nothing else. Computes in T; gradients of parameters are G.
 ///
 /// Its pages are those that the library asks for, huge ones: the comparison is of code.
-template <class T, class G>
+template <class T, class G, class D = Cpu>
 class GptPasses {
  public:
-  GptPasses(const GptConfig& config, std::uint64_t seed) : config_{config} {
+  GptPasses(const GptConfig& config, std::uint64_t seed)
+      : config_{config}, stream_{device_, "passes"} {
     blocks_.resize(config.layers);
     count_ = parameters_of<gpt::Embedding>() + config.layers * parameters_of<gpt::Block>() +
              parameters_of<gpt::Head>();
@@ -36,13 +51,13 @@ class GptPasses {
 
     const auto hidden = gpt::hidden<T>(config);
     embedding_.out = {tensor(hidden.x)};
-    const auto b = gpt::Block::scratch<T, Cpu>(config);
+    const auto b = gpt::Block::scratch<T, D>(config);
     const ScratchOf<gpt::Block, Tensor, T> scratch{
         tensor(b.narrow),
         tensor(b.wide),
         {tensor(b.attention.scores), tensor(b.attention.rounded),
          tensor(b.attention.key_gradients)},
-        {}};
+        layers(b.layers)};
     for (auto& block : blocks_) {
       const auto s = gpt::Block::saved<T>(config);
       block.out = {tensor(hidden.x)};
@@ -51,18 +66,25 @@ class GptPasses {
                      tensor(s.mean_2), tensor(s.rstd_2),   tensor(s.fc)};
       block.scratch = scratch;
     }
-    const auto s = gpt::Head::saved<T, Cpu>(config);
+    const auto e = gpt::Embedding::saved<T, D>(config);
+    embedding_.saved = {tensor(e.tokens)};
+    embedding_.scratch = {layers(gpt::Embedding::scratch<T, D>(config).layers)};
+    const auto s = gpt::Head::saved<T, D>(config);
     head_.out = {tensor(gpt::Head::output<T>(config).loss)};
-    head_.saved = {tensor(s.mean), tensor(s.rstd), tensor(s.error), {}};
-    head_.scratch = {{scratch.narrow.data, gpt::Head::scratch<T, Cpu>(config).norm.shape}, {}};
+    head_.saved = {tensor(s.mean), tensor(s.rstd), tensor(s.error), tensor(s.targets)};
+    const auto h = gpt::Head::scratch<T, D>(config);
+    head_.scratch = {{scratch.narrow.data, h.norm.shape}, layers(h.layers)};
     for (auto& dx : dx_) dx = tensor(hidden.x);
     dloss_ = tensor(gpt::Head::output<T>(config).loss);
-    dloss_[0] = 1;
+    loss_ = 1;
+    device_.copy(stream_, std::span<const Accumulate<T>>{&loss_, 1}, dloss_.span());
+    device_.synchronize(stream_);
   }
 
-  /// Forward and backward; gradients start at zero. Returns the loss.
-  double run(const GptBatch& batch) {
-    std::memset(static_cast<void*>(dw_), 0, count_ * sizeof(G));
+  /// Forward and backward; gradients start at zero.
+  /// Order:   enqueued on `context()`'s stream.
+  void enqueue(const GptBatch& batch) {
+    device_.fill_zero(stream_, std::span{dw_, count_});
     forward(embedding_, batch, {});
     Tensor<T> x = embedding_.out.x;
     for (auto& block : blocks_) {
@@ -79,8 +101,21 @@ class GptPasses {
       backward(blocks_[i], batch, {{x}}, {{dx_[turn]}}, {dx_[turn ^ 1]});
     }
     backward(embedding_, batch, {}, {{dx_[turn]}}, {});
-    return static_cast<double>(head_.out.loss[0]);
+    device_.copy(stream_, std::span<const Accumulate<T>>{head_.out.loss.data, 1},
+                 std::span{&loss_, 1});
   }
+  /// Waits for all that was enqueued; returns the loss.
+  double finish() {
+    device_.synchronize(stream_);
+    return static_cast<double>(loss_);
+  }
+  double run(const GptBatch& batch) {
+    enqueue(batch);
+    return finish();
+  }
+
+  D& device() { return device_; }
+  Context<D> context() { return {device_, stream_}; }
 
   std::size_t parameter_count() const { return count_; }
   T* parameters() const { return w_; }
@@ -105,12 +140,15 @@ class GptPasses {
   template <class Element>
   Element* array(std::size_t count) {
     if (count == 0) return nullptr;
-    memory_.emplace_back(Cpu::allocate_zeroed(count * sizeof(Element)));
+    memory_.emplace_back(device_.allocate_zeroed(count * sizeof(Element)));
     return static_cast<Element*>(memory_.back().get());
   }
   template <class Element>
   Tensor<Element> tensor(const BufferSpec<Element>& spec) {
     return {array<Element>(spec.shape.count()), spec.shape};
+  }
+  nn::LayerScratch<Tensor> layers(const nn::LayerScratch<BufferSpec>& spec) {
+    return {tensor(spec.sums), tensor(spec.workspace)};
   }
 
   template <class Unit>
@@ -133,8 +171,9 @@ class GptPasses {
         continue;
       }
       const std::uint64_t name = hash_of(parameter_name<Unit>(index, specs[k]));
-      for (std::size_t i = 0; i < specs[k].shape.count(); ++i)
-        w_[at + i] = static_cast<T>(initial_value(seed, name, i, specs[k].init));
+      context().for_each(specs[k].shape.count(), reads(),
+                         writes(std::span{w_ + at, specs[k].shape.count()}),
+                         InitialParameter<T>{w_ + at, seed, name, specs[k].init});
       w[k] = {w_ + at, specs[k].shape};
       dw[k] = {dw_ + at, specs[k].shape};
       at += specs[k].shape.count();
@@ -149,7 +188,7 @@ class GptPasses {
   template <class Unit>
   void forward(const Part<Unit>& part, const GptBatch& batch,
                const InputOf<Unit, ConstTensor, T>& in) {
-    Forward<Unit, Cpu, T> pass{{device_, stream_}, config_, batch};
+    Forward<Unit, D, T> pass{{device_, stream_}, config_, batch};
     pass.w = part.w;
     pass.in = in;
     pass.out = part.out;
@@ -161,7 +200,7 @@ class GptPasses {
   void backward(const Part<Unit>& part, const GptBatch& batch,
                 const InputOf<Unit, ConstTensor, T>& in, const OutputOf<Unit, ConstTensor, T>& dout,
                 const InputOf<Unit, Tensor, T>& din) {
-    Backward<Unit, Cpu, T, G> pass{{device_, stream_}, config_, batch};
+    Backward<Unit, D, T, G> pass{{device_, stream_}, config_, batch};
     pass.w = part.w;
     pass.dw = part.dw;
     pass.in = in;
@@ -173,13 +212,13 @@ class GptPasses {
   }
 
   struct Free {
-    void operator()(void* memory) const { std::free(memory); }
+    void operator()(void* memory) const { D::deallocate(memory); }
   };
 
   GptConfig config_;
-  Cpu device_;  // the units' signature asks for one; it allocates nothing here
-  Cpu::Stream stream_;
+  D device_;
   std::vector<std::unique_ptr<void, Free>> memory_;
+  typename D::Stream stream_;  // ends before what its operations touch
   std::vector<Run> runs_;
   std::size_t count_ = 0;
   T* w_ = nullptr;
@@ -189,6 +228,7 @@ class GptPasses {
   Part<gpt::Head> head_;
   std::array<Tensor<T>, 2> dx_;
   Tensor<Accumulate<T>> dloss_;
+  Accumulate<T> loss_ = 0;
 };
 
 }  // namespace shardexpr::benchmarks

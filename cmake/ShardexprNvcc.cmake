@@ -20,14 +20,14 @@ if(SHARDEXPR_NVCC)
   mark_as_advanced(SHARDEXPR_CUBLASLT_INCLUDE SHARDEXPR_CUBLASLT_LIBRARY)
 endif()
 # shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [OPTIONS <option of nvcc>...]
-#                           [DEPENDS <file>...])
+#                           [LIBRARIES <file or option>...])
 # bin/<name>, compiled by nvcc for each architecture of SHARDEXPR_GPU_ARCHITECTURES with its warnings
 # and the host compiler's as errors; nothing where there is no nvcc. The compiler is called by itself,
 # so that CMake need not enable CUDA.
 set(SHARDEXPR_GPU_ARCHITECTURES "80;90" CACHE STRING
   "Compute capabilities that GPU programs are built for, without a dot; or `native`")
 function(shardexpr_add_gpu_program name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;DEPENDS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;LIBRARIES")
   if(NOT SHARDEXPR_NVCC OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     return()
   endif()
@@ -45,7 +45,7 @@ function(shardexpr_add_gpu_program name)
   endif()
   set(libraries -lcublasLt)
   if(SHARDEXPR_HAS_LIBURING)
-    list(APPEND flags -DSHARDEXPR_LIBURING -isystem ${Liburing_INCLUDE_DIR})
+    list(APPEND flags -DSHARDEXPR_LIBURING -I${Liburing_INCLUDE_DIR})
     list(APPEND libraries ${Liburing_LIBRARY})
   endif()
   set(program ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${name})
@@ -56,13 +56,14 @@ function(shardexpr_add_gpu_program name)
     add_custom_command(OUTPUT ${object}
       COMMAND ${SHARDEXPR_NVCC} ${flags} ${arg_OPTIONS} -MD -MF ${object}.d -MT ${object}
         -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
-      DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source} ${arg_DEPENDS}
+      DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source}
       DEPFILE ${object}.d
       COMMENT "Building ${source} of ${name} for GPUs" VERBATIM)
     list(APPEND objects ${object})
   endforeach()
   add_custom_command(OUTPUT ${program}
-    COMMAND ${SHARDEXPR_NVCC} -Xcompiler -pthread ${objects} -o ${program} ${arg_OPTIONS} ${libraries}
+    COMMAND ${SHARDEXPR_NVCC} -Xcompiler -pthread ${objects} -o ${program} ${arg_LIBRARIES}
+      ${libraries}
     DEPENDS ${objects} COMMENT "Linking ${name}" VERBATIM)
   add_custom_target(${name} ALL DEPENDS ${program})
 endfunction()

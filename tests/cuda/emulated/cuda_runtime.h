@@ -507,6 +507,19 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
   EMULATED_CALL("cudaFuncGetAttributes");
   return cudaSuccess;
 }
+struct cudaDeviceProp {
+  char name[256];
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  EMULATED_CALL("cudaGetDeviceProperties");
+  std::strcpy(properties->name, "emulated");
+  return cudaSuccess;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return cudaDriverGetVersion(version); }
 enum cudaDriverEntryPointQueryResult {
   cudaDriverEntryPointSuccess,
   cudaDriverEntryPointSymbolNotFound
