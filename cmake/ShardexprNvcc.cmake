@@ -22,13 +22,18 @@ endif()
 # shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [OPTIONS <option of nvcc>...]
 #                           [LIBRARIES <file or option>...])
 # bin/<name>, compiled by nvcc for each architecture of SHARDEXPR_GPU_ARCHITECTURES with its warnings
-# and the host compiler's as errors; nothing where there is no nvcc. The compiler is called by itself,
-# so that CMake need not enable CUDA.
+# and the host compiler's as errors; nothing where there is no nvcc or no cuBLASLt. The compiler is
+# called by itself, so that CMake need not enable CUDA.
 set(SHARDEXPR_GPU_ARCHITECTURES "80;90" CACHE STRING
   "Compute capabilities that GPU programs are built for, without a dot; or `native`")
+if(SHARDEXPR_NVCC)
+  find_library(SHARDEXPR_CUBLASLT_LIBRARY cublasLt PATHS ${shardexpr_cuda} PATH_SUFFIXES lib lib64)
+  mark_as_advanced(SHARDEXPR_CUBLASLT_LIBRARY)
+endif()
 function(shardexpr_add_gpu_program name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;LIBRARIES")
-  if(NOT SHARDEXPR_NVCC OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  if(NOT SHARDEXPR_NVCC OR NOT SHARDEXPR_CUBLASLT_LIBRARY OR
+      NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     return()
   endif()
   set(flags -std=c++20 -O3 --threads 2 -Werror all-warnings
@@ -43,10 +48,11 @@ function(shardexpr_add_gpu_program name)
       list(APPEND flags -gencode arch=compute_${architecture},code=sm_${architecture})
     endforeach()
   endif()
-  set(libraries -lcublasLt)
+  cmake_path(GET SHARDEXPR_CUBLASLT_LIBRARY PARENT_PATH folder)
+  set(libraries -Xlinker ${SHARDEXPR_CUBLASLT_LIBRARY} -Xlinker -rpath -Xlinker ${folder})
   if(SHARDEXPR_HAS_LIBURING)
     list(APPEND flags -DSHARDEXPR_LIBURING -I${Liburing_INCLUDE_DIR})
-    list(APPEND libraries ${Liburing_LIBRARY})
+    list(APPEND libraries -Xlinker ${Liburing_LIBRARY})
   endif()
   set(program ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${name})
   set(objects "")

@@ -203,7 +203,7 @@ finish() {
   exit $?
 }
 trap 'finish' EXIT
-trap '[ -z "$pid" ] || kill "$pid"; note interrupted failed "stopped from outside" 0 "" ""; exit 1' \
+trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; note interrupted failed "stopped from outside" 0 "" ""; exit 1' \
   HUP INT TERM
 
 # Programs -----------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ if [ -n "$capability" ]; then
 elif [ -z "$no_gpu" ]; then
   flags+=(-arch=native)
 else
-  flags+=(--threads 2 -gencode 'arch=compute_80,code=sm_80' -gencode 'arch=compute_90,code=sm_90')
+  flags+=(-gencode 'arch=compute_90,code=sm_90')
 fi
 host_flags=-fno-math-errno,-march=native
 libraries=(-lcublasLt -Xlinker -rpath -Xlinker "$cuda/lib64")
@@ -226,6 +226,8 @@ for library in "$deps"/lib/libbenchmark.a "$deps"/lib/libbenchmark.so*; do
   [ -e "$library" ] && benchmark=("-Xlinker" "$library" "-Xlinker" -rpath "-Xlinker" "$deps/lib")
 done
 
+# Seconds that a compiler may take: it ends before all does.
+to_build() { echo $(($(left) > 6 ? $(left) - 5 : 1)); }
 # compile PROGRAM: its commands, where this machine can build it.
 compile() {
   local program=$1 source optimize=-O2 extra=()
@@ -242,7 +244,7 @@ compile() {
           -Xlinker -rpath -Xlinker "$(dirname "$nccl_library")")
       elif [ "$program" = gpu_gpt ] && [ -e tests/cuda/gpt_reference.cpp ]; then
         # The Cpu's training, apart: nvcc must not see Eigen.
-        limited "$(left)" "$cxx" -std=c++20 -O2 -march=native -fno-math-errno -pthread -I"$root/include" \
+        limited "$(to_build)" "$cxx" -std=c++20 -O2 -march=native -fno-math-errno -pthread -I"$root/include" \
           -isystem "$deps/include" -DSHARDEXPR_FIXTURES_DIR="\"$root/tests/fixtures\"" \
           -c tests/cuda/gpt_reference.cpp -o "$work/gpt_reference.o" || return 1
         extra=("$work/gpt_reference.o")
@@ -250,7 +252,7 @@ compile() {
       extra+=(-DSHARDEXPR_FIXTURES_DIR="\"$root/tests/fixtures\"")
       ;;
   esac
-  limited "$(left)" "$nvcc" "${flags[@]}" $optimize -Xcompiler "$host_flags" "$root/$source" -o "$work/bin/$program" \
+  limited "$(to_build)" "$nvcc" "${flags[@]}" $optimize -Xcompiler "$host_flags" "$root/$source" -o "$work/bin/$program" \
     "${extra[@]}" "${libraries[@]}"
 }
 
@@ -292,6 +294,9 @@ limited() {
   timeout -k 5 "$most" "$@" &
   pid=$!
   wait $pid
+  local status=$?
+  pid=''
+  return $status
 }
 # Compiles beside what follows, as many at once as there are cores, each to a file that says how it
 # ended.
@@ -306,7 +311,7 @@ build_all() {
       running=$((running - 1))
     fi
     (
-      trap '[ -z "$pid" ] || kill "$pid"; exit 143' TERM
+      trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; exit 143' TERM
       start=$SECONDS
       compile "$program" >"$work/logs/build_$program" 2>&1
       echo "$? $((SECONDS - start))" >"$work/built_$program.part"
@@ -328,7 +333,7 @@ built() {
       built_state[$program]="not built: $why"
       return 1
     fi
-    while [ ! -e "$work/built_$program" ] && [ "$(left)" -gt -10 ] && kill -0 "$builder" 2>/dev/null; do
+    while [ ! -e "$work/built_$program" ] && [ "$(left)" -gt 2 ] && kill -0 "$builder" 2>/dev/null; do
       sleep 0.2
     done
     if [ -e "$work/built_$program" ]; then

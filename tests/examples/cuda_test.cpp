@@ -46,7 +46,7 @@ TEST_CASE("every strategy of train_gpt_cuda is on Cuda, and its plan equals its 
   const std::vector<Listed> all = strategies();
   CHECK(all.size() >= 7);
   for (const Listed& strategy : all) CHECK(strategy.type.find("On<Cuda>") != std::string::npos);
-  const Ended ended = train(Words{"--compare", "--steps", "2", "--accumulate", "2"} + nvme());
+  const Ended ended = train(Words{"--compare", "--steps", "1", "--accumulate", "2"} + nvme());
   CAPTURE(ended.err);
   CAPTURE(ended.out);
   CHECK(ended.status == 0);
@@ -91,15 +91,15 @@ TEST_CASE("--async is refused: streams of a GPU always are") {
 TEST_CASE("train_gpt_cuda learns, and shards alike to the bit on one GPU as on two") {
   const std::string path = scratch() / "learned.jsonl";
   const Ended ended =
-      train({"--ranks", "1", "--lr", "0.02", "--steps", "40", "--quiet", "--log", path});
+      train({"--ranks", "1", "--lr", "0.02", "--steps", "24", "--quiet", "--log", path});
   REQUIRE(ended.status == 0);
   const std::vector<std::string> lines = lines_of(read_file(path));
   CHECK(Json::parse(lines.back())["loss"].real() <
-        0.9 * Json::parse(lines.front())["unigram_entropy"].real());
+        0.95 * Json::parse(lines.front())["unigram_entropy"].real());
 
-  const Words two{"--ranks", "2", "--steps", "3"};
+  const Words two{"--ranks", "2", "--steps", "2"};
   const std::string whole = curve(two + Words{"--strategy", "no_shard"});
-  CHECK(lines_of(whole).size() == 3);
+  CHECK(lines_of(whole).size() == 2);
   CHECK(curve(two + Words{"--strategy", "full_shard"}) == whole);
   const Gpus one{"1"};
   CHECK(curve(two + Words{"--strategy", "shard_grad_op"}) == whole);
