@@ -84,7 +84,7 @@ run() { # FOLDER OPTION...
 }
 
 # The time for all, which one program sleeps through.
-PLANTED_SLEEP=60 run "$work/with_gpu" --seconds 9 --commit planted
+PLANTED_SLEEP=60 run "$work/with_gpu" --seconds 25 --commit planted
 check "$work/with_gpu" 1
 report=$work/with_gpu/report.md
 expect "$report" '^\| gpus \| NVIDIA Planted, 141 GiB \|$'
