@@ -8,12 +8,14 @@
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/pass.hpp>
 #include <shardexpr/nn/gpt.hpp>
+#include <shardexpr/plan/activations.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace shardexpr::benchmarks {
@@ -49,32 +51,11 @@ class GptPasses {
     for (std::size_t i = 0; i < blocks_.size(); ++i) bind_parameters(blocks_[i], i, seed, at);
     bind_parameters(head_, 0, seed, at);
 
-    const auto hidden = gpt::hidden<T>(config);
-    embedding_.out = {tensor(hidden.x)};
-    const auto b = gpt::Block::scratch<T, D>(config);
-    const ScratchOf<gpt::Block, Tensor, T> scratch{
-        tensor(b.narrow),
-        tensor(b.wide),
-        {tensor(b.attention.scores), tensor(b.attention.rounded),
-         tensor(b.attention.key_gradients)},
-        layers(b.layers)};
-    for (auto& block : blocks_) {
-      const auto s = gpt::Block::saved<T>(config);
-      block.out = {tensor(hidden.x)};
-      block.saved = {tensor(s.mean_1), tensor(s.rstd_1),   tensor(s.qkv),
-                     tensor(s.lse),    tensor(s.attended), tensor(s.middle),
-                     tensor(s.mean_2), tensor(s.rstd_2),   tensor(s.fc)};
-      block.scratch = scratch;
-    }
-    const auto e = gpt::Embedding::saved<T, D>(config);
-    embedding_.saved = {tensor(e.tokens)};
-    embedding_.scratch = {layers(gpt::Embedding::scratch<T, D>(config).layers)};
-    const auto s = gpt::Head::saved<T, D>(config);
-    head_.out = {tensor(gpt::Head::output<T>(config).loss)};
-    head_.saved = {tensor(s.mean), tensor(s.rstd), tensor(s.error), tensor(s.targets)};
-    const auto h = gpt::Head::scratch<T, D>(config);
-    head_.scratch = {{scratch.narrow.data, h.norm.shape}, layers(h.layers)};
-    for (auto& dx : dx_) dx = tensor(hidden.x);
+    scratch_ = array<std::byte>(activation_bytes<Gpt, T, D>(config).scratch);
+    bind_activations(embedding_);
+    for (auto& block : blocks_) bind_activations(block);
+    bind_activations(head_);
+    for (auto& dx : dx_) dx = tensor(gpt::hidden<T>(config).x);
     dloss_ = tensor(gpt::Head::output<T>(config).loss);
     loss_ = 1;
     device_.copy(stream_, std::span<const Accumulate<T>>{&loss_, 1}, dloss_.span());
@@ -147,8 +128,27 @@ class GptPasses {
   Tensor<Element> tensor(const BufferSpec<Element>& spec) {
     return {array<Element>(spec.shape.count()), spec.shape};
   }
-  nn::LayerScratch<Tensor> layers(const nn::LayerScratch<BufferSpec>& spec) {
-    return {tensor(spec.sums), tensor(spec.workspace)};
+  /// Views of an aggregate's fields, each where `place(bytes)` says.
+  template <class Aggregate, std::size_t N, class Place>
+  static Aggregate views(const std::array<detail::AnyBuffer, N>& buffers, Place place) {
+    std::array<detail::AnyTensor, N> views;
+    for (std::size_t k = 0; k < N; ++k)
+      views[k] = {
+          reinterpret_cast<char*>(place(buffers[k].shape.count() * buffers[k].element_bytes)),
+          buffers[k].shape};
+    return detail::from_array<Aggregate>(views);
+  }
+  /// Outputs and what is saved have arrays of their own, all units one place to scribble on.
+  template <class Unit>
+  void bind_activations(Part<Unit>& part) {
+    const auto own = [&](std::size_t size_bytes) { return array<std::byte>(size_bytes); };
+    part.out = views<OutputOf<Unit, Tensor, T>>(detail::output_buffers<Unit, T>(config_), own);
+    part.saved = views<SavedOf<Unit, Tensor, T>>(detail::saved_buffers<Unit, T, D>(config_), own);
+    std::byte* next = scratch_;
+    part.scratch = views<ScratchOf<Unit, Tensor, T>>(
+        detail::scratch_buffers<Unit, T, D>(config_), [&](std::size_t size_bytes) {
+          return std::exchange(next, next + round_up(size_bytes, buffer_alignment_bytes));
+        });
   }
 
   template <class Unit>
@@ -221,6 +221,7 @@ class GptPasses {
   typename D::Stream stream_;  // ends before what its operations touch
   std::vector<Run> runs_;
   std::size_t count_ = 0;
+  std::byte* scratch_ = nullptr;
   T* w_ = nullptr;
   G* dw_ = nullptr;
   Part<gpt::Embedding> embedding_;
