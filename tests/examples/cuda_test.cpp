@@ -91,7 +91,7 @@ TEST_CASE("--async is refused: streams of a GPU always are") {
 TEST_CASE("train_gpt_cuda learns, and shards alike to the bit on one GPU as on two") {
   const std::string path = scratch() / "learned.jsonl";
   const Ended ended =
-      train({"--ranks", "1", "--lr", "0.02", "--steps", "24", "--quiet", "--log", path});
+      train({"--ranks", "1", "--lr", "0.02", "--steps", "32", "--quiet", "--log", path});
   REQUIRE(ended.status == 0);
   const std::vector<std::string> lines = lines_of(read_file(path));
   CHECK(Json::parse(lines.back())["loss"].real() <
