@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DROOT=include -P CheckFloors.cmake
-# A header includes its own floor or a lower one, by its full name in angle brackets; the umbrella
-# shardexpr/shardexpr.hpp alone may include every floor, and no header includes it. A floor with a
-# list ONLY_<floor> includes itself and what is listed.
+# A header includes its own floor or a lower one, by its full name in angle brackets; the umbrellas
+# shardexpr/shardexpr.hpp and shardexpr/cuda.cuh alone may include every floor, and no header of a
+# floor includes them. A floor with a list ONLY_<floor> includes itself and what is listed.
 cmake_minimum_required(VERSION 3.25)
+set(UMBRELLAS shardexpr/shardexpr.hpp shardexpr/cuda.cuh)
 set(FLOORS core policy model plan device io comm optim engine checkpoint nn)  # lowest first
 # io stands beside device, not on it.
 set(ONLY_io core)
@@ -20,7 +21,7 @@ foreach(file IN LISTS files)
     continue()
   endif()
   set(umbrella FALSE)
-  if(file STREQUAL "shardexpr/shardexpr.hpp")
+  if(file IN_LIST UMBRELLAS)
     set(umbrella TRUE)
   else()
     string(REGEX REPLACE "^shardexpr/([^/]+).*" "\\1" here ${file})
@@ -48,7 +49,7 @@ foreach(file IN LISTS files)
       message(SEND_ERROR "${file}: there is no ${target}")
       continue()
     endif()
-    if(target STREQUAL "shardexpr/shardexpr.hpp")
+    if(NOT umbrella AND target IN_LIST UMBRELLAS)
       message(SEND_ERROR "${file}: includes the umbrella")
       continue()
     endif()

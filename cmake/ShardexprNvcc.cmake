@@ -20,24 +20,22 @@ if(SHARDEXPR_NVCC)
   mark_as_advanced(SHARDEXPR_CUBLASLT_INCLUDE SHARDEXPR_CUBLASLT_LIBRARY)
 endif()
 # shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [OPTIONS <option of nvcc>...]
-#                           [LIBRARIES <file or option>...])
+#                           [OBJECTS <file>...] [INCLUDE <folder>...] [LIBRARIES <file or option>...])
 # bin/<name>, compiled by nvcc for each architecture of SHARDEXPR_GPU_ARCHITECTURES with its warnings
 # and the host compiler's as errors; nothing where there is no nvcc or no cuBLASLt. The compiler is
 # called by itself, so that CMake need not enable CUDA.
 set(SHARDEXPR_GPU_ARCHITECTURES "80;90" CACHE STRING
   "Compute capabilities that GPU programs are built for, without a dot; or `native`")
-if(SHARDEXPR_NVCC)
-  find_library(SHARDEXPR_CUBLASLT_LIBRARY cublasLt PATHS ${shardexpr_cuda} PATH_SUFFIXES lib lib64)
-  mark_as_advanced(SHARDEXPR_CUBLASLT_LIBRARY)
-endif()
 function(shardexpr_add_gpu_program name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;OBJECTS;INCLUDE;LIBRARIES")
   if(NOT SHARDEXPR_NVCC OR NOT SHARDEXPR_CUBLASLT_LIBRARY OR
       NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     return()
   endif()
   set(flags -std=c++20 -O3 --threads 2 -Werror all-warnings
     -Xcompiler -Wall,-Wextra,-Werror,-fno-math-errno,-pthread -I${PROJECT_SOURCE_DIR}/include)
+  list(TRANSFORM arg_INCLUDE PREPEND -I)
+  list(APPEND flags ${arg_INCLUDE})
   if(SHARDEXPR_NATIVE)
     list(APPEND flags -Xcompiler -march=native)  # what is offloaded is updated by the host
   endif()
@@ -55,7 +53,7 @@ function(shardexpr_add_gpu_program name)
     list(APPEND libraries -Xlinker ${Liburing_LIBRARY})
   endif()
   set(program ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${name})
-  set(objects "")
+  set(objects ${arg_OBJECTS})
   foreach(source IN LISTS arg_SOURCES)
     cmake_path(GET source STEM stem)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}_${stem}.o)
@@ -70,7 +68,7 @@ function(shardexpr_add_gpu_program name)
   add_custom_command(OUTPUT ${program}
     COMMAND ${SHARDEXPR_NVCC} -Xcompiler -pthread ${objects} -o ${program} ${arg_LIBRARIES}
       ${libraries}
-    DEPENDS ${objects} COMMENT "Linking ${name}" VERBATIM)
+    DEPENDS ${objects} COMMENT "Linking ${name}" VERBATIM COMMAND_EXPAND_LISTS)
   add_custom_target(${name} ALL DEPENDS ${program})
 endfunction()
 

@@ -13,18 +13,13 @@
 #include <vector>
 
 #include "../support/scratch.hpp"
+#include "gpt_reference.hpp"
 #include "line.hpp"
 #include <doctest/doctest.h>
 
 namespace gpu {
 
 namespace sx = shardexpr;
-
-struct Outcome {
-  std::vector<double> losses, norms;
-  std::vector<float> weights;
-  friend bool operator==(const Outcome&, const Outcome&) = default;
-};
 
 /// Ranks that are threads: `body(comm, device)` in each.
 template <class Device>

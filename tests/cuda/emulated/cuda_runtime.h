@@ -507,14 +507,6 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
   EMULATED_CALL("cudaFuncGetAttributes");
   return cudaSuccess;
 }
-struct cudaDeviceProp {
-  char name[256];
-};
-inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  EMULATED_CALL("cudaGetDeviceProperties");
-  std::strcpy(properties->name, "emulated");
-  return cudaSuccess;
-}
 inline cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
   return cudaSuccess;
@@ -546,12 +538,6 @@ inline cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return cudaSuccess;
   emulated::Streams::instance().synchronize(emulated::Memory::instance().device_of(memory));
   return emulated::Memory::instance().give(memory) ? cudaSuccess : cudaErrorInvalidValue;
-}
-inline cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
-  EMULATED_CALL("cudaMemGetInfo");
-  *total_bytes = emulated::machine.memory_bytes;
-  *free_bytes = *total_bytes - emulated::Memory::instance().used_bytes(emulated::current_device());
-  return cudaSuccess;
 }
 inline cudaError_t cudaHostRegister(void* memory, std::size_t size_bytes, unsigned) {
   EMULATED_CALL("cudaHostRegister");

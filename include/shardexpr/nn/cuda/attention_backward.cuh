@@ -3,6 +3,8 @@
 #include <shardexpr/nn/cuda/attention_forward.cuh>
 #include <shardexpr/nn/cuda/attention_shape.cuh>
 #include <shardexpr/nn/cuda/attention_tiles.cuh>
+#include <shardexpr/nn/cuda/convert.cuh>
+#include <shardexpr/nn/cuda/launch.cuh>
 #include <shardexpr/nn/cuda/tensor_core.cuh>
 
 #include <cmath>
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(KeyGradientTiles<head>::threads, KeyGradientTi
       for (unsigned i = 0; i < 4; ++i) {
         const float shift = query_lse[at + 8 * n + fragment_column(i)] * log2_of_e;
         SHARDEXPR_UNROLL
-        for (unsigned m = 0; m < M; ++m) p[m][n][i] = power_of_two(fmaf(p[m][n][i], scale, -shift));
+        for (unsigned m = 0; m < M; ++m) p[m][n][i] = two_to(fmaf(p[m][n][i], scale, -shift));
       }
     }
     unsigned rounded[M][N / 2][4];
@@ -241,8 +243,8 @@ __global__ void __launch_bounds__(QueryGradientTiles<head>::threads,
       for (unsigned n = 0; n < N; ++n) {
         SHARDEXPR_UNROLL
         for (unsigned i = 0; i < 4; ++i)
-          dp[m][n][i] = power_of_two(fmaf(p[m][n][i], scale, -shift[m][i / 2])) *
-                        (dp[m][n][i] - sum[m][i / 2]);
+          dp[m][n][i] =
+              two_to(fmaf(p[m][n][i], scale, -shift[m][i / 2])) * (dp[m][n][i] - sum[m][i / 2]);
       }
     }
     unsigned rounded[M][N / 2][4];

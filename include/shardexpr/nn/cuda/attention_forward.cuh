@@ -2,6 +2,8 @@
 #pragma once
 #include <shardexpr/nn/cuda/attention_shape.cuh>
 #include <shardexpr/nn/cuda/attention_tiles.cuh>
+#include <shardexpr/nn/cuda/convert.cuh>
+#include <shardexpr/nn/cuda/launch.cuh>
 #include <shardexpr/nn/cuda/tensor_core.cuh>
 
 #include <cmath>
@@ -72,14 +74,14 @@ struct OnlineSoftmax {
           now = fmaxf(now, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
         now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 1));
         now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 2));
-        const float before = power_of_two((largest[m][half] - now) * scale), shift = now * scale;
+        const float before = two_to((largest[m][half] - now) * scale), shift = now * scale;
         largest[m][half] = now;
         float added = 0;
         SHARDEXPR_UNROLL
         for (unsigned n = 0; n < N; ++n) {
           SHARDEXPR_UNROLL
           for (unsigned i = 2 * half; i < 2 * half + 2; ++i) {
-            scores[m][n][i] = power_of_two(fmaf(scores[m][n][i], scale, -shift));
+            scores[m][n][i] = two_to(fmaf(scores[m][n][i], scale, -shift));
             added += scores[m][n][i];
           }
         }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/nn/cuda/convert.cuh>
+#include <shardexpr/nn/cuda/launch.cuh>
 #include <shardexpr/nn/cuda/tensor_core.cuh>
 
 #include <cstddef>
@@ -162,7 +164,7 @@ __device__ inline void round_to_left(unsigned (&to)[M][K][4], const float (&c)[M
       SHARDEXPR_UNROLL
       for (unsigned i = 0; i < 4; ++i) {
         const float(&block)[4] = c[m][2 * k + i / 2];
-        to[m][k][i] = pack<T>(block[i % 2 * 2], block[i % 2 * 2 + 1]);
+        to[m][k][i] = round_two<T>(block[i % 2 * 2], block[i % 2 * 2 + 1]);
       }
     }
   }
@@ -183,7 +185,7 @@ __device__ inline void store_rows(const float (&c)[M][head / 8][4], const float 
       for (unsigned i = 0; i < 4; i += 2) {
         const unsigned row = 16 * m + fragment_row(i), at = piece_at<head>(row, n);
         *reinterpret_cast<unsigned*>(room + at + fragment_column(0)) =
-            pack<T>(c[m][n][i] * scale[m][i / 2], c[m][n][i + 1] * scale[m][i / 2]);
+            round_two<T>(c[m][n][i] * scale[m][i / 2], c[m][n][i + 1] * scale[m][i / 2]);
       }
     }
   }

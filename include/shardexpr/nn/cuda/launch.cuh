@@ -14,6 +14,13 @@
 
 #include <cuda_runtime.h>
 
+#if defined(__CUDACC__)
+/// Before a loop over registers: an array that is indexed by anything but a constant is memory.
+#define SHARDEXPR_UNROLL _Pragma("unroll")
+#else
+#define SHARDEXPR_UNROLL
+#endif
+
 // How the layers of a GPU start their kernels.
 namespace shardexpr::nn::detail {
 

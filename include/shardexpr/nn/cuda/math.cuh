@@ -7,13 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-/// Before a loop over registers: an array that is indexed by anything but a constant is memory.
-#define SHARDEXPR_UNROLL _Pragma("unroll")
-#else
-#define SHARDEXPR_UNROLL
-#endif
-
 // Rows as kernels read and write them: 16 bytes an access where rows lie so, and in fp32 between.
 // What a thread gets does not depend on where a row lies, so that neither do sums.
 namespace shardexpr::nn::detail {

@@ -18,8 +18,6 @@
 //
 // So a product, rounded, is the a of the next one as it lies. Source: PTX ISA, "mma.m16n8k16".
 
-#define SHARDEXPR_UNROLL _Pragma("unroll")
-
 namespace shardexpr::nn::detail {
 
 /// The bytes that a launch gives each block beyond what its kernel declares, aligned to 128.
@@ -87,31 +85,11 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-/// 2^x to 2 ulp; below 2^-126 nothing.
-__device__ inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 /// The same number, of which the compiler knows nothing: what is computed from it takes constants
 /// as offsets of one address, where it would else keep an address for each.
 __device__ inline unsigned opaque(unsigned x) {
   asm volatile("mov.b32 %0, %0;" : "+r"(x));
   return x;
-}
-
-/// Two numbers rounded to nearest, the first in the lower half.
-template <class T>
-__device__ inline unsigned pack(float low, float high) {
-  unsigned both;
-  if constexpr (std::is_same_v<T, bf16>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-  } else {
-    static_assert(std::is_same_v<T, fp16>);
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-  }
-  return both;
 }
 
 }  // namespace shardexpr::nn::detail

@@ -17,8 +17,6 @@
 
 #include <cuda_runtime.h>
 
-#define SHARDEXPR_UNROLL
-
 namespace emulated {
 
 /// What was done since a test began to count.
@@ -166,12 +164,5 @@ void wait_for_copies() {
 }
 
 inline unsigned opaque(unsigned x) { return x; }
-
-inline float power_of_two(float x) { return std::exp2(x); }
-
-template <class T>
-unsigned pack(float low, float high) {
-  return both_of(T{low}.bits, T{high}.bits);
-}
 
 }  // namespace shardexpr::nn::detail
