@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../nn/rounding.hpp"
+#include "../support/sanitized.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -65,9 +66,6 @@ class Guarded {
   Tensor<T> view;
 };
 
-template <class T>
-using Type = std::type_identity<T>;
-
 /// Inputs, and what the GPU makes of them. `shift`: elements by which tensors are out of line.
 template <class D, class T>
 struct Gpu {
@@ -91,12 +89,16 @@ struct Gpu {
     harness::randomize<T>(dout.view, "dout");
   }
   nn::LayerContext<D> on() { return {{device, stream}, {.sums = sums.view, .workspace = {}}}; }
+  void enqueue_forward() { nn::attention_forward(on(), qkv.view, c.heads, {}, lse.view, out.view); }
+  void enqueue_backward() {
+    nn::attention_backward(on(), qkv.view, c.heads, lse.view, out.view, dout.view, {}, dqkv.view);
+  }
   void forward() {
-    nn::attention_forward(on(), qkv.view, c.heads, {}, lse.view, out.view);
+    enqueue_forward();
     device.synchronize(stream);
   }
   void backward() {
-    nn::attention_backward(on(), qkv.view, c.heads, lse.view, out.view, dout.view, {}, dqkv.view);
+    enqueue_backward();
     device.synchronize(stream);
   }
   bool is_guarded() const {
@@ -246,7 +248,7 @@ TEST_CASE_TEMPLATE("attention on tensor cores", T, sx::bf16, sx::fp16) {
     for (const Case c :
          {Case{2, 1, 2, head}, {2, 37, 2, head}, {1, 64, 2, head}, {1, 129, 1, head}})
       check<sx::Cuda, T>(c, true);
-  if (is_bf16) {
+  if (is_bf16 && !SANITIZED) {  // where to switch fibers costs a call of the system
     check<sx::Cuda, T>({2, 200, 2, 64}, true);
     check<sx::Cuda, T>({1, 300, 1, 64}, true);
     check<sx::Cuda, T>({1, 200, 2, 128}, true);
@@ -269,12 +271,42 @@ TEST_CASE("attention without tensor cores") {
   check<sx::Cuda, sx::bf16>({2, 37, 2, 64}, false, 2);
 }
 
-TEST_CASE("attention declares what it touches") {
-  check<sx::Checked<sx::Cuda>, sx::bf16>({2, 37, 2, 64}, true);
-  check<sx::Checked<sx::Cuda>, float>({2, 37, 2, 16}, false);
+// Another stream, which nothing orders behind the layers', may read what they read, and no more.
+TEST_CASE_TEMPLATE("attention declares what it touches", T, sx::bf16, float) {
+  using D = sx::Checked<sx::Cuda>;
+  check<D, T>({2, 37, 2, 64}, sizeof(T) == 2);
+  Gpu<D, T> gpu{{1, 3, 1, 64}};
+  typename D::Stream other{gpu.device, "other"};
+  const sx::Context<D> elsewhere{gpu.device, other};
+  const auto read = [&](const auto& t) {
+    elsewhere.enqueue(sx::reads(t.view), sx::writes(), [](cudaStream_t) {});
+  };
+  const auto write = [&](const auto& t) {
+    elsewhere.enqueue(sx::reads(), sx::writes(t.view), [](cudaStream_t) {});
+  };
+  const auto was_read = [&](const auto& t) {
+    CHECK_THROWS_AS(write(t), sx::RaceError);
+    CHECK_NOTHROW(read(t));
+  };
+  const auto was_written = [&](const auto& t) { CHECK_THROWS_AS(read(t), sx::RaceError); };
+  gpu.enqueue_forward();
+  was_read(gpu.qkv);
+  was_written(gpu.lse);
+  was_written(gpu.out);
+  gpu.device.synchronize(gpu.stream);
+  gpu.device.synchronize(other);
+  gpu.enqueue_backward();
+  was_read(gpu.qkv);
+  was_read(gpu.lse);
+  was_read(gpu.out);
+  was_read(gpu.dout);
+  was_written(gpu.sums);
+  was_written(gpu.dqkv);
+  gpu.device.synchronize(gpu.stream);
+  gpu.device.synchronize(other);
 }
 
-TEST_CASE("attention refuses heads that are too large, and does nothing with nothing") {
+TEST_CASE("attention refuses heads that are too large") {
   Gpu<sx::Cuda, float> large{{1, 2, 1, 257}};
   CHECK_THROWS_WITH_AS(large.forward(),
                        "attention on a GPU takes heads of at most 256 elements; these have 257: "
@@ -305,7 +337,7 @@ TEST_CASE_TEMPLATE("attention: no row sees what comes after it, nor another sequ
   gpu.backward();
   CHECK(std::memcmp(out.data, before.data(), out.size_bytes() / 2) == 0);
   CHECK(std::memcmp(dqkv.data, gradient.data(), dqkv.size_bytes() / 2) == 0);
-  for (const std::size_t changed : {149u, 128u, 65u, 64u, 63u, 1u}) {
+  for (const std::size_t changed : {149u, 128u, 64u, 1u}) {
     CAPTURE(changed);
     set_rows(gpu.qkv.view, changed, c.length, 3);
     gpu.forward();
