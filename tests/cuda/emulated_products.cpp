@@ -171,20 +171,20 @@ TEST_CASE("products of several threads, on two GPUs, do not mix up what they poi
       const auto x = gpu.put(1.0f, shape(2, 16)), w = gpu.put(0.0f, shape(16, 8));
       const float mine = static_cast<float>(t) + 1;
       const auto b = gpu.put(mine, shape(8));
-      const auto y = gpu.put(0.0f, shape(2, 8));
-      for (int i = 0; i < 100; ++i) {
-        linear_forward(gpu.on, x, w, b, y);
-        const auto got = gpu.get(y);
-        for (const float value : got)
-          if (value != mine) failures[t] = "another thread's bias";
+      std::vector<Tensor<float>> all;
+      for (int i = 0; i < 50; ++i) {
+        all.push_back(gpu.take<float>(shape(2, 8)));
+        linear_forward(gpu.on, x, w, b, all.back());
       }
+      for (const Tensor<float>& y : all)
+        for (const float value : gpu.get(y))
+          if (value != mine) failures[t] = "another thread's bias";
     });
   for (std::thread& thread : threads) thread.join();
   for (const std::string& failure : failures) CHECK(failure == "");
 }
 
-// What is declared
-// ---------------------------------------------------------------------------------
+// What is declared --------------------------------------------------------------------------------
 
 TEST_CASE("products declare all that they touch") {
   using Device = sx::Checked<sx::Cuda>;
@@ -277,10 +277,21 @@ TEST_CASE("products declare all that they touch") {
          {"dx", dx, true},
          {"work", space, true},
          {"sums", sums, true}});
+  // Of frozen ones, where no other operation declares the same.
+  const Tensor<float> no_dw{nullptr, dw.shape}, no_dtable{nullptr, dtable.shape};
+  check("linear_backward_params, frozen", [&] { linear_backward_params(on, x, y, no_dw, db); },
+        {{"dy", y, false}, {"db", db, true}, {"sums", sums, true}});
+  check("classifier_backward, frozen",
+        [&] { classifier_backward(on, error, dloss, x, table, no_dtable, dx); },
+        {{"error", error, false},
+         {"dloss", dloss, false},
+         {"table", table, false},
+         {"dx", dx, true},
+         {"work", space, true},
+         {"sums", sums, true}});
 }
 
-// What is said
-// -------------------------------------------------------------------------------------
+// What is said ------------------------------------------------------------------------------------
 
 TEST_CASE("what cuBLASLt refuses has a name, a shape and a dtype") {
   const Restore restore;

@@ -30,8 +30,7 @@ namespace nn = shardexpr::nn;
 using sx::shape;
 using sx::Tensor;
 
-// Sums in double
-// -----------------------------------------------------------------------------------
+// Sums in double ----------------------------------------------------------------------------------
 
 /// Exact values, and the sum of the absolute values of each one's terms.
 struct Exact {
@@ -133,8 +132,7 @@ double worst_of(const std::vector<T>& got, const Exact& exact, std::size_t round
   return worst.ratio;
 }
 
-// Memory
-// -------------------------------------------------------------------------------------------
+// Memory ------------------------------------------------------------------------------------------
 
 template <class T>
 std::vector<T> random(std::size_t count, std::uint64_t seed, float mean = 0, float spread = 1) {
@@ -224,8 +222,7 @@ struct Sizes {
 };
 inline constexpr Sizes all_sizes[] = {{5, 37, 70}, {300, 24, 21}, {64, 48, 136}, {1, 8, 8}};
 
-// Cases
-// --------------------------------------------------------------------------------------------
+// Cases -------------------------------------------------------------------------------------------
 
 #define PRODUCT_DTYPES                                                         \
   products::Dtypes<float, float>, products::Dtypes<sx::bf16, float>,           \
