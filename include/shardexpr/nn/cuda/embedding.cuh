@@ -26,6 +26,7 @@ namespace shardexpr::nn {
 ///          asks again.
 /// Cost:    the host looks at each. It waits for nothing: of the host's ordinary memory CUDA takes
 ///          64 KiB at a time without.
+/// Source:  CUDA C++ Programming Guide, Asynchronous Concurrent Execution.
 template <KernelDevice D>
 const std::int32_t* bring_tokens(const LayerContext<D>& on, const std::int32_t* tokens,
                                  std::size_t vocabulary, Tensor<std::int32_t> copied) {
@@ -95,7 +96,8 @@ void embedding_backward(const LayerContext<D>& on, const std::int32_t* tokens, T
 
   const auto order = detail::order_by_token(on, tokens, count, dwte.shape[0], scratch);
   const std::size_t stretches = detail::pieces_of(count, embedding_stretch);
-  const Tensor<float> sums{scratch.sums.data, shape(stretches, 2, width)};
+  const auto sums =
+      detail::part_of_scratch(scratch.sums, shape(stretches, 2, width), "the embedding's backward");
   const bool aligned = detail::rows_are_aligned(width, from) &&
                        detail::rows_are_aligned(width, dwte.data) &&
                        detail::rows_are_aligned(width, sums.data);

@@ -67,7 +67,7 @@ void enqueue_layer_norm_backward(const LayerContext<D>& on, In<T> x, In<T> w, In
 
   const std::size_t rows_of_part = pieces_of(rows, column_sum_parts);
   const std::size_t parts = pieces_of(rows, rows_of_part);
-  const Tensor<float> sums{on.scratch.sums.data, shape(parts, 2 * n)};
+  const auto sums = part_of_scratch(on.scratch.sums, shape(parts, 2 * n), "layer norm's backward");
   const std::size_t packs = pieces_of(n, pack_count<T>);
   if (packs <= widest_summed_at_once) {
     launch(on, all_read, writes(dx, sums), "start layer norm's backward",

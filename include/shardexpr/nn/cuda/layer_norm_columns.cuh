@@ -14,6 +14,8 @@ namespace shardexpr::nn::detail {
 /// Rows up to this many packs are summed by the kernel that computes dx, in registers.
 inline constexpr unsigned widest_summed_at_once = 4 * warp_threads;
 inline constexpr unsigned warps_summing_at_once = 12;
+/// Of these warps, how many put their sums together at a time.
+inline constexpr unsigned warps_of_turn = 3;
 
 /// dx of all rows, and sums (parts, 2, n): of block p those of rows from p * rows_of_part on, in
 /// which its warps take turns.
@@ -22,7 +24,7 @@ __global__ void __launch_bounds__(warps_summing_at_once* warp_threads)
     layer_norm_gradients(LayerNormRows<T> of, std::size_t rows_of_part, float* sums) {
   using Way = RowWay<warp_threads, 4, Aligned>;
   constexpr unsigned count = pack_count<T>, held = Way::held;
-  __shared__ float unused[2][1], total[2][held][count][warp_threads];
+  __shared__ float unused[2][1], total[warps_of_turn][2][held][count][warp_threads];
   const unsigned lane = threadIdx.x % warp_threads, warp = threadIdx.x / warp_threads;
   const std::size_t first = blockIdx.x * rows_of_part;
   const std::size_t end = first + rows_of_part < of.rows ? first + rows_of_part : of.rows;
@@ -34,14 +36,15 @@ __global__ void __launch_bounds__(warps_summing_at_once* warp_threads)
       db[j][i] += dy;
     });
 
-  for (unsigned turn = 0; turn < warps_summing_at_once; ++turn) {
-    if (warp == turn) {
+  auto& mine = total[warp % warps_of_turn];
+  for (unsigned turn = 0; turn < warps_summing_at_once / warps_of_turn; ++turn) {
+    if (warp / warps_of_turn == turn) {
       SHARDEXPR_UNROLL
       for (unsigned j = 0; j < held; ++j) {
         SHARDEXPR_UNROLL
         for (unsigned i = 0; i < count; ++i) {
-          total[0][j][i][lane] = turn == 0 ? dw[j][i] : total[0][j][i][lane] + dw[j][i];
-          total[1][j][i][lane] = turn == 0 ? db[j][i] : total[1][j][i][lane] + db[j][i];
+          mine[0][j][i][lane] = turn == 0 ? dw[j][i] : mine[0][j][i][lane] + dw[j][i];
+          mine[1][j][i][lane] = turn == 0 ? db[j][i] : mine[1][j][i][lane] + db[j][i];
         }
       }
     }
@@ -50,7 +53,10 @@ __global__ void __launch_bounds__(warps_summing_at_once* warp_threads)
   float* to = sums + std::size_t{blockIdx.x} * 2 * of.n;
   for (unsigned c = threadIdx.x; c < 2 * of.n; c += blockDim.x) {
     const unsigned which = c / of.n, column = c % of.n, pack = column / count;
-    to[c] = total[which][pack / warp_threads][column % count][pack % warp_threads];
+    float sum = 0;
+    for (unsigned k = 0; k < warps_of_turn; ++k)
+      sum += total[k][which][pack / warp_threads][column % count][pack % warp_threads];
+    to[c] = sum;
   }
 }
 

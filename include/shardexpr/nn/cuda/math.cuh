@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
+#include <shardexpr/core/error.hpp>
+#include <shardexpr/core/tensor.hpp>
 #include <shardexpr/nn/cuda/convert.cuh>
 #include <shardexpr/nn/cuda/launch.cuh>
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 // Rows as kernels read and write them: 16 bytes an access where rows lie so, and in fp32 between.
 // What a thread gets does not depend on where a row lies, so that neither do sums.
@@ -119,6 +122,17 @@ template <class... T>
 bool rows_are_aligned(std::size_t stride, const T*... data) {
   return ((reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride * sizeof(T) % 16 == 0) &&
           ...);
+}
+
+/// As much of a kernel's scratch as is needed; `what` needs it.
+/// Errors:  throws DeviceError where there is less.
+template <class T>
+Tensor<T> part_of_scratch(const Tensor<T>& scratch, Shape needed, const char* what) {
+  if (needed.count() > scratch.count())
+    throw DeviceError(std::string{what} + " needs " + std::to_string(needed.count()) +
+                      " numbers of scratch, not " + std::to_string(scratch.count()) +
+                      ": describe it for the largest batch and width");
+  return {scratch.data, needed};
 }
 
 /// In how many pieces of that size these lie.

@@ -85,7 +85,10 @@ Tensor<const std::int32_t> order_by_token(const LayerContext<D>& on, const std::
                                           const EmbeddingScratch<Tensor>& scratch) {
   using Number = std::int32_t;
   const std::size_t tiles = pieces_of(count, order_threads);
-  Number* const memory = scratch.order.data;
+  Number* const memory =
+      part_of_scratch(scratch.order, shape(2 * count + order_digits * (tiles + 1)),
+                      "the ordering of tokens")
+          .data;
   const Tensor<Number> counts{memory + 2 * count, shape(order_digits, tiles)};
   const Tensor<Number> totals{counts.data + counts.count(), shape(order_digits)};
   const std::span<const Number> all{tokens, count};
