@@ -58,6 +58,7 @@ struct LinuxSystem {
   static int ftruncate(int fd, std::uint64_t bytes) {
     return ::ftruncate(fd, static_cast<off_t>(bytes));
   }
+  static int fsync(int fd) { return ::fsync(fd); }
   static ssize_t pread(int fd, void* to, std::size_t bytes, std::uint64_t offset) {
     return ::pread(fd, to, bytes, static_cast<off_t>(offset));
   }
