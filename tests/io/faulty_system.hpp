@@ -112,6 +112,8 @@ struct FaultySystem : shardexpr::detail::LinuxSystem {
   static int ftruncate(int fd, std::uint64_t bytes) {
     return fails("ftruncate") ? -1 : Linux::ftruncate(fd, bytes);
   }
+  static int fsync(int fd) { return fails("fsync") ? -1 : Linux::fsync(fd); }
+  static int close(int fd) { return Linux::close(fd) != 0 || fails("close") ? -1 : 0; }
   static int set_direct(int fd, bool on) {
     return fails(on ? "set_direct" : "drop_direct") ? -1 : Linux::set_direct(fd, on);
   }

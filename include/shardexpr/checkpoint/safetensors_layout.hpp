@@ -52,8 +52,10 @@ inline StoredTensor checked_tensor(TensorToStore&& tensor) {
 inline void append_header(std::string& to, const SafetensorsHeader& header) {
   const auto list = [&](const auto& numbers) {
     to += '[';
-    for (std::size_t i = 0; i < numbers.size(); ++i)
-      to += (i == 0 ? "" : ",") + std::to_string(numbers[i]);
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      if (i > 0) to += ',';
+      to += std::to_string(numbers[i]);
+    }
     to += ']';
   };
   const char* before = "{";
