@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../support/sanitized.hpp"
 #include "stored.hpp"
 #include <doctest/doctest.h>
 #include <time.h>
@@ -37,7 +38,7 @@ double least_seconds(Work work) {
   return least;
 }
 
-constexpr std::size_t few = 25'000, many = 200'000;  // eight times as many
+constexpr std::size_t many = SANITIZED ? 40'000 : 200'000, few = many / 8;
 
 /// n log n is nine times as much, n * n is 64 times.
 template <class Prepare>

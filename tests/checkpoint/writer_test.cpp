@@ -317,7 +317,8 @@ TEST_CASE("a file that could not be finished is no safetensors file") {
     if (what == "header")
       disk.system.transfer = [](const Transfer& t) { return Verdict{t.offset == 0 ? EIO : 0}; };
     else
-      disk.system.fail_once(what.substr(0, 5), EIO, what == "fsync again" ? 1 : 0);
+      disk.system.fail_once(what == "close" ? "close" : "fsync", EIO,
+                            what == "fsync again" ? 1 : 0);
     CHECK(says(error_of<IoError>([&] { writer.finish(); }), disk.path, "Input/output error"));
     // Behind the first fsync all data is there, and the header may be.
     if (what == "fsync" || what == "header")

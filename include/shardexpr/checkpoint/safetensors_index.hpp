@@ -31,9 +31,9 @@ struct SafetensorsIndex {
   /// Null if there is none of that name.
   /// Cost:  O(log n).
   const Entry* find(std::string_view tensor) const {
-    const auto found =
-        std::lower_bound(entries.begin(), entries.end(), tensor,
-                         [](const Entry& entry, std::string_view t) { return entry.tensor < t; });
+    const auto found = std::lower_bound(
+        entries.begin(), entries.end(), tensor,
+        [](const Entry& entry, std::string_view t) { return std::string_view{entry.tensor} < t; });
     return found == entries.end() || found->tensor != tensor ? nullptr : &*found;
   }
   /// The names of the files, each once, sorted.

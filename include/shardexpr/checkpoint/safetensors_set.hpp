@@ -95,9 +95,10 @@ class SafetensorsSet {
   /// Nothing if there is none of that name.
   /// Cost:  O(log n).
   std::optional<PlacedTensor> find(std::string_view name) const {
-    const auto found = std::lower_bound(
-        tensors_.begin(), tensors_.end(), name,
-        [](const PlacedTensor& p, std::string_view n) { return p.tensor->name < n; });
+    const auto found = std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                                        [](const PlacedTensor& p, std::string_view n) {
+                                          return std::string_view{p.tensor->name} < n;
+                                        });
     if (found == tensors_.end() || found->tensor->name != name) return std::nullopt;
     return *found;
   }

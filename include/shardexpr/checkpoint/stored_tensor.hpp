@@ -85,9 +85,10 @@ struct SafetensorsHeader {
   /// Null if there is none of that name.
   /// Cost:  O(log n).
   const StoredTensor* find(std::string_view name) const {
-    const auto found = std::lower_bound(
-        by_name.begin(), by_name.end(), name,
-        [&](std::size_t place, std::string_view n) { return tensors[place].name < n; });
+    const auto found = std::lower_bound(by_name.begin(), by_name.end(), name,
+                                        [&](std::size_t place, std::string_view n) {
+                                          return std::string_view{tensors[place].name} < n;
+                                        });
     if (found == by_name.end() || tensors[*found].name != name) return nullptr;
     return &tensors[*found];
   }
