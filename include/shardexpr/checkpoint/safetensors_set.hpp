@@ -22,7 +22,7 @@
 namespace shardexpr {
 namespace detail {
 
-/// A path as a directory, a file, or nothing.
+/// Whether a path leads to a directory; not, where nothing is there.
 template <class System>
 bool is_directory(const std::string& path) {
   struct statx found {};
