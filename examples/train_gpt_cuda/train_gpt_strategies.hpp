@@ -21,7 +21,7 @@ using strategy_offload_all = OnGpu<FullShard, OffloadAll, Mixed>;
 using strategy_optimizer_on_nvme = OnGpu<FullShard, Offload<OnDevice, OnNvme>, Mixed>;
 }  // namespace strategies
 
-#define TRAIN_GPT_EACH_STRATEGY(ENTRY)                                                       \
-  ENTRY(mixed_bf16)                                                                          \
-  ENTRY(full_shard) ENTRY(shard_grad_op) ENTRY(no_shard) ENTRY(pure_bf16) ENTRY(offload_all) \
-      ENTRY(optimizer_on_nvme)
+#define TRAIN_GPT_EACH_STRATEGY(ENTRY) \
+  ENTRY(mixed_bf16)                    \
+  ENTRY(full_shard)                    \
+  ENTRY(shard_grad_op) ENTRY(no_shard) ENTRY(pure_bf16) ENTRY(offload_all) ENTRY(optimizer_on_nvme)
