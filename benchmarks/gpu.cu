@@ -5,6 +5,7 @@
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/cuda.cuh>
 #include <shardexpr/device/trace.hpp>
+#include <shardexpr/device/traced.hpp>
 #include <shardexpr/optim/adamw.hpp>
 
 #include <array>
@@ -23,9 +24,6 @@
 #include "trainers_in_turns.hpp"
 #include <benchmark/benchmark.h>
 #include <cuda_runtime.h>
-#if SHARDEXPR_TRACED_CUDA
-#include <shardexpr/device/traced.hpp>
-#endif
 
 namespace shardexpr::benchmarks {
 namespace {
@@ -438,10 +436,8 @@ SHARDEXPR_GPU_STEPS(tokens_per_s, 12)
 SHARDEXPR_GPU_STEPS(host_alone, 40);
 SHARDEXPR_GPU_STEPS(engine_over_handwritten, 8)->ArgName("batch")->Arg(32);
 
-// Offload
-// -------------------------------------------------------------------------------------------
+// Offload -------------------------------------------------------------------------------------
 
-#if SHARDEXPR_TRACED_CUDA
 /// GPT-2 of 1.5 B parameters.
 GptConfig gpt2_xl(std::size_t batch) {
   GptConfig config = gpt2(50304, batch);
@@ -491,7 +487,6 @@ void offload_all_124m(benchmark::State& state) { offload_all(state, gpt2(50304, 
 void offload_all_1500m(benchmark::State& state) { offload_all(state, gpt2_xl(16)); }
 SHARDEXPR_GPU_STEPS(offload_all_124m, 5);
 SHARDEXPR_GPU_STEPS(offload_all_1500m, 2);
-#endif
 
 /// What the figures are of.
 void describe_machine() {

@@ -50,19 +50,21 @@ function(shardexpr_add_benchmark name)
 endfunction()
 
 # shardexpr_add_test(<name> SOURCES <file>... [LIBRARIES <target>...] [LABELS <label>...]
-#                    [TIMEOUT <seconds>])
+#                    [TIMEOUT <seconds>] [FIXTURES <file>...])
 # One doctest program with the shared main, one ctest of the same name. It fails when it runs no
-# test case, and after TIMEOUT seconds (default 300), so that a hang is a failure.
+# test case, and after TIMEOUT seconds (default 300), so that a hang is a failure. FIXTURES: the
+# sources that read files of tests/fixtures; others do not know where they are, so that a compiler's
+# cache serves several checkouts.
 function(shardexpr_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;FIXTURES")
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
   add_executable(${name} ${arg_SOURCES})
   shardexpr_setup_program(${name})
   target_link_libraries(${name} PRIVATE shardexpr_test_main doctest::doctest ${arg_LIBRARIES})
-  target_compile_definitions(${name} PRIVATE
-    SHARDEXPR_FIXTURES_DIR="${PROJECT_SOURCE_DIR}/tests/fixtures")
+  set_source_files_properties(${arg_FIXTURES} PROPERTIES
+    COMPILE_DEFINITIONS SHARDEXPR_FIXTURES_DIR="${PROJECT_SOURCE_DIR}/tests/fixtures")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "unit;${arg_LABELS}")
 endfunction()

@@ -235,7 +235,8 @@ compile() {
     bench_gpu) source=benchmarks/gpu.cu optimize=-O3 extra=("${benchmark[@]}") ;;
     train_gpt_cuda)
       source=examples/train_gpt_cuda/main.cu optimize=-O3
-      extra=(-I"$root/examples/train_gpt_cuda" -DTRAIN_GPT_TRACE=0)
+      extra=("$root/examples/train_gpt_cuda/traced.cu" -I"$root/examples/train_gpt_cuda"
+        -DTRAIN_GPT_TRACE=1)
       ;;
     *)
       source=tests/cuda/$program.cu
@@ -245,11 +246,10 @@ compile() {
       elif [ "$program" = gpu_gpt ] && [ -e tests/cuda/gpt_reference.cpp ]; then
         # The Cpu's training, apart: nvcc must not see Eigen.
         limited "$(to_build)" "$cxx" -std=c++20 -O2 -march=native -fno-math-errno -pthread -I"$root/include" \
-          -isystem "$deps/include" -DSHARDEXPR_FIXTURES_DIR="\"$root/tests/fixtures\"" \
+          -isystem "$deps/include" \
           -c tests/cuda/gpt_reference.cpp -o "$work/gpt_reference.o" || return 1
         extra=("$work/gpt_reference.o")
       fi
-      extra+=(-DSHARDEXPR_FIXTURES_DIR="\"$root/tests/fixtures\"")
       ;;
   esac
   limited "$(to_build)" "$nvcc" "${flags[@]}" $optimize -Xcompiler "$host_flags" "$root/$source" -o "$work/bin/$program" \

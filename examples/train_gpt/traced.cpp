@@ -54,20 +54,34 @@ constexpr Train train_of() {
     };
 }
 
+#if !defined(TRAIN_GPT_EACH_TRACED)
+#define TRAIN_GPT_EACH_TRACED TRAIN_GPT_EACH_STRATEGY
+#endif
+
 Train find(const std::string& strategy) {
 #define TRAIN_GPT_ENTRY(name) \
   if (strategy == #name) return train_of<strategies::strategy_##name>();
-  TRAIN_GPT_EACH_STRATEGY(TRAIN_GPT_ENTRY)
+  TRAIN_GPT_EACH_TRACED(TRAIN_GPT_ENTRY)
 #undef TRAIN_GPT_ENTRY
   return nullptr;
+}
+
+/// "mixed_bf16, offload_all"
+std::string traced_names() {
+  std::string names;
+#define TRAIN_GPT_ENTRY(name) names += names.empty() ? #name : ", " #name;
+  TRAIN_GPT_EACH_TRACED(TRAIN_GPT_ENTRY)
+#undef TRAIN_GPT_ENTRY
+  return names;
 }
 
 }  // namespace
 
 void check_traceable(const std::string& strategy) {
   if (find(strategy) == nullptr)
-    throw BadInput(std::string{"--trace records what runs on "} + machine::device_name +
-                   ", and the strategy '" + strategy + "' names another device; leave out --trace");
+    throw BadInput("--trace records what runs on " + std::string{machine::device_name} +
+                   ", in this program under " + traced_names() + ", not under '" + strategy +
+                   "'; leave out --trace");
 }
 
 Result train_traced(const std::string& strategy, const Options& o, const Text& text, Log& log,

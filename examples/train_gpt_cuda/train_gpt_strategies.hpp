@@ -25,3 +25,6 @@ using strategy_optimizer_on_nvme = OnGpu<FullShard, Offload<OnDevice, OnNvme>, M
   ENTRY(mixed_bf16)                    \
   ENTRY(full_shard)                    \
   ENTRY(shard_grad_op) ENTRY(no_shard) ENTRY(pure_bf16) ENTRY(offload_all) ENTRY(optimizer_on_nvme)
+
+// Those that --trace knows; left out, all. Each is compiled twice.
+#define TRAIN_GPT_EACH_TRACED(ENTRY) ENTRY(mixed_bf16) ENTRY(offload_all)

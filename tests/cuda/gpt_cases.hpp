@@ -52,6 +52,22 @@ TEST_CASE("20 steps of a GPT on Cuda are those of the Cpu, to rounding") {
               train_gpt_on_cpu(Mode::mixed_bf16, headed, 1, 20), 0x1p-9);
 }
 
+#if defined(__CUDACC__)
+TEST_CASE("larger heads and more of them, on a GPU") {
+  // Over the emulated runtime they would take minutes.
+  using Mixed = sx::MixedPrecision<sx::bf16, sx::fp32>;
+  for (const std::size_t heads : {2, 4}) {  // of 128 and 64
+    CAPTURE(heads);
+    const sx::GptConfig config{
+        .vocabulary = 300, .context = 300, .embed = 256, .heads = heads, .layers = 2, .batch = 3};
+    check_close(train_gpt<OnCuda<sx::FullShard, Mixed>>(config, 2, 20),
+                train_gpt_on_cpu(Mode::mixed_bf16, config, 2, 20), 0x1p-9);
+    check_close(train_gpt<OnCuda<sx::FullShard>>(config, 1, 20),
+                train_gpt_on_cpu(Mode::whole_fp32, config, 1, 20), 1e-5);
+  }
+}
+#endif
+
 TEST_CASE("a GPT on Cuda in other dtypes") {
   constexpr std::size_t steps = 4;
   using Narrow = sx::MixedPrecision<sx::fp16, sx::fp32>;

@@ -23,7 +23,8 @@ inline constexpr float gpt_learning_rate = 1e-3f;
 inline constexpr std::uint64_t gpt_seed = 1234;
 inline constexpr float gpt_loss_scale = 1024;
 
-/// Steps of NoShard on the Cpu over `world` ranks, on the batches of tests/support/fixture.hpp.
+/// Steps of NoShard on the Cpu over `world` ranks, on the batches of
+/// tests/support/formula_batch.hpp.
 Outcome train_gpt_on_cpu(Mode mode, const shardexpr::GptConfig& config, std::size_t world,
                          std::size_t steps);
 

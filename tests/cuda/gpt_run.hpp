@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../support/fixture.hpp"
+#include "../support/formula_batch.hpp"
 #include "../support/scratch.hpp"
 #include "gpt_reference.hpp"
 #include <doctest/doctest.h>
@@ -42,7 +42,7 @@ Outcome train_gpt(const sx::GptConfig& config, std::size_t world, std::size_t st
       std::vector<std::vector<std::int32_t>> tokens(micro_batches), targets(micro_batches);
       std::vector<sx::GptBatch> batches;
       for (std::size_t m = 0; m < micro_batches; ++m) {
-        Fixture::batch(config, world, s * micro_batches + m, comm.rank(), tokens[m], targets[m]);
+        formula_batch(config, world, s * micro_batches + m, comm.rank(), tokens[m], targets[m]);
         batches.push_back({tokens[m].data(), targets[m].data()});
       }
       const sx::StepResult result = trainer.step(batches);

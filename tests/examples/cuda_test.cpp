@@ -84,6 +84,19 @@ TEST_CASE("what a GPU cannot hold is refused with the numbers, before it is allo
   check_refused(train(large + Words{"--ranks", "3"}), "(2 ranks of ");  // ranks 0 and 2
 }
 
+TEST_CASE("--trace writes what the GPU's streams did") {
+  const std::string path = scratch() / "trace.json";
+  const Words traced{"--steps", "1", "--trace", path, "--strategy"};
+  const Ended ended = train(traced + Words{"offload_all"});
+  CAPTURE(ended.err);
+  REQUIRE(ended.status == 0);
+  const std::string trace = read_file(path);
+  for (const char* name : {"forward", "backward", "\"up\"", "\"down\"", "update"})
+    CHECK(trace.find(name) != std::string::npos);
+  check_refused(train(traced + Words{"full_shard"}),
+                "--trace records what runs on Cuda, in this program under mixed_bf16, offload_all");
+}
+
 TEST_CASE("--async is refused: streams of a GPU always are") {
   check_refused(train({"--async"}), "--async: streams of a GPU always are; leave it out");
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../support/fixture.hpp"
+#include "../support/formula_batch.hpp"
 #include "rounding.hpp"
 #include <doctest/doctest.h>
 
@@ -48,7 +49,7 @@ void compare() {
   gpt.initialize(static_cast<std::uint64_t>(fixture.number("config", "seed")));
   gpt.zero_gradients();
   std::vector<std::int32_t> tokens, targets;
-  Fixture::batch(config, 1, 0, 0, tokens, targets);
+  formula_batch(config, 1, 0, 0, tokens, targets);
   const float loss = gpt.forward({tokens.data(), targets.data()});
   gpt.backward({tokens.data(), targets.data()}, 1);
 

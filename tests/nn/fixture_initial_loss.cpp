@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../support/fixture.hpp"
+#include "../support/formula_batch.hpp"
 #include "harness.hpp"
 #include <doctest/doctest.h>
 
@@ -25,7 +26,7 @@ TEST_CASE("gpt: the first step is PyTorch's") {
   std::vector<float> losses;
   for (std::size_t rank = 0; rank < world; ++rank) {
     std::vector<std::int32_t> tokens, targets;
-    Fixture::batch(config, world, 0, rank, tokens, targets);
+    formula_batch(config, world, 0, rank, tokens, targets);
     losses.push_back(gpt.forward({tokens.data(), targets.data()}));
     gpt.backward({tokens.data(), targets.data()}, 1.0f / static_cast<float>(world));
   }

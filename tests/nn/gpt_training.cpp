@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../support/fixture.hpp"
+#include "../support/formula_batch.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -43,7 +44,7 @@ Curve train(const sx::GptConfig& config, std::size_t world, std::size_t steps, s
     Trainer trainer{device, comm, config, options};
     std::vector<std::int32_t> tokens, targets;
     for (std::size_t s = 0; s < steps; ++s) {
-      Fixture::batch(config, world, s, comm.rank(), tokens, targets);
+      formula_batch(config, world, s, comm.rank(), tokens, targets);
       const sx::StepResult result = trainer.step({tokens.data(), targets.data()});
       if (comm.rank() != 0) continue;
       curve.losses.push_back(result.loss);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <shardexpr/model/initialize.hpp>
 #include <shardexpr/nn/gpt_config.hpp>
 
 #include <cstddef>
@@ -12,7 +11,7 @@
 
 #include <doctest/doctest.h>
 
-/// tests/fixtures/gpt_20_steps.json and the data it was made on (tests/fixtures/gpt_fixture.py).
+/// tests/fixtures/gpt_20_steps.json.
 struct Fixture {
   /// Text of another file beside it.
   explicit Fixture(const std::string& name) {
@@ -40,23 +39,6 @@ struct Fixture {
   double number(const std::string& key) const {
     std::size_t at = 0;
     return number(key, at);
-  }
-
-  /// One rank's micro-batch of a step, counted from 0, by the script's formula.
-  static void batch(const shardexpr::GptConfig& c, std::size_t world, std::size_t step,
-                    std::size_t rank, std::vector<std::int32_t>& tokens,
-                    std::vector<std::int32_t>& targets) {
-    tokens.clear();
-    targets.clear();
-    for (std::size_t row = 0; row < c.batch; ++row) {
-      const std::uint64_t h = shardexpr::mix((step * world + rank) * c.batch + row);
-      std::uint64_t token = (h >> 33) % c.vocabulary;
-      for (std::size_t i = 0; i < c.context; ++i) {
-        tokens.push_back(static_cast<std::int32_t>(token));
-        token = (3 * token + 7 + (shardexpr::mix(h + i) >> 33) % 2) % c.vocabulary;
-        targets.push_back(static_cast<std::int32_t>(token));
-      }
-    }
   }
 
   std::string json;
