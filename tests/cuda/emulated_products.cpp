@@ -5,6 +5,7 @@
 #include <shardexpr/nn/cpu/layers.hpp>
 
 #include <cstddef>
+#include <latch>
 #include <string>
 #include <thread>
 #include <vector>
@@ -164,14 +165,16 @@ TEST_CASE("products of several threads, on two GPUs, do not mix up what they poi
   const Restore restore;
   emulated::cublas.dawdles = true;
   std::vector<std::string> failures(4);
+  std::latch ready{4};
   std::vector<std::thread> threads;
   for (std::size_t t = 0; t < 4; ++t)
-    threads.emplace_back([t, &failures] {
+    threads.emplace_back([t, &failures, &ready] {
       Gpu<sx::Cuda> gpu{1024, static_cast<int>(t % 2)};
       const auto x = gpu.put(1.0f, shape(2, 16)), w = gpu.put(0.0f, shape(16, 8));
       const float mine = static_cast<float>(t) + 1;
       const auto b = gpu.put(mine, shape(8));
       std::vector<Tensor<float>> all;
+      ready.arrive_and_wait();
       for (int i = 0; i < 50; ++i) {
         all.push_back(gpu.take<float>(shape(2, 8)));
         linear_forward(gpu.on, x, w, b, all.back());
