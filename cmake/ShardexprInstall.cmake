@@ -18,5 +18,6 @@ install(FILES
   ${PROJECT_SOURCE_DIR}/cmake/FindOpenBLAS.cmake
   ${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake
   ${PROJECT_SOURCE_DIR}/cmake/FindLiburing.cmake
+  ${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake
   DESTINATION ${package_dir})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

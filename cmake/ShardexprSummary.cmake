@@ -25,6 +25,13 @@ set(nvcc_word "not found: its tests are skipped")
 if(SHARDEXPR_NVCC)
   set(nvcc_word "${SHARDEXPR_NVCC}")
 endif()
+set(gpu_word "no CUDA toolkit")
+if(SHARDEXPR_HAS_CUDA)
+  set(gpu_word "CUDA toolkit ${CUDAToolkit_VERSION}, no NCCL")
+  if(SHARDEXPR_HAS_NCCL)
+    set(gpu_word "CUDA toolkit ${CUDAToolkit_VERSION}, ${NCCL_LIBRARY}")
+  endif()
+endif()
 set(launcher_word none)
 if(CMAKE_CXX_COMPILER_LAUNCHER)
   set(launcher_word ${CMAKE_CXX_COMPILER_LAUNCHER})
@@ -39,6 +46,7 @@ message(STATUS "shardexpr ${PROJECT_VERSION}
      liburing    ${liburing_word}
      nvcc        ${nvcc_word}
      CUDA        ${CUDA_word}
+     GPUs        ${gpu_word}
      tests       ${TESTS_word}
      benchmarks  ${BENCHMARKS_word}
      examples    ${EXAMPLES_word}")
