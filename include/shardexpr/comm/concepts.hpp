@@ -124,17 +124,7 @@ concept CanSplit = requires(C& comm) {
   { comm.split(0, 0) } -> std::same_as<C>;
 };
 
-/// Bytes that a rank of a communicator holds for reductions of which its part is at most `count`
-/// elements; none where peers' memory is read in place.
-template <class C, class T>
-constexpr std::size_t reduction_room_bytes([[maybe_unused]] std::size_t world,
-                                           [[maybe_unused]] std::size_t count) {
-  if constexpr (requires { C::template room_bytes<T>(world, count); })
-    return C::template room_bytes<T>(world, count);
-  else
-    return 0;
-}
-/// Holds them for as long as the result lives.
+/// Holds what `reduction_room_bytes` counts, for as long as the result lives.
 template <class T, class C, class D>
 [[nodiscard]] std::shared_ptr<void> reserve_reductions([[maybe_unused]] C& comm,
                                                        [[maybe_unused]] D& device,

@@ -15,6 +15,17 @@
 
 namespace shardexpr {
 
+/// Bytes that a rank of a communicator holds for reductions of which its part is at most `count`
+/// elements; none where peers' memory is read in place.
+template <class C, class T>
+constexpr std::size_t reduction_room_bytes([[maybe_unused]] std::size_t world,
+                                           [[maybe_unused]] std::size_t count) {
+  if constexpr (requires { C::template room_bytes<T>(world, count); })
+    return C::template room_bytes<T>(world, count);
+  else
+    return 0;
+}
+
 /// What one rank will hold and send. A test compares each number with what a run allocates and
 /// sends, for every strategy.
 /// Units:   bytes a rank; `sent` bytes a rank and step, as a ring would send them.
