@@ -34,6 +34,8 @@ function(shardexpr_add_gpu_program name)
   endif()
   set(flags -std=c++20 -O3 --threads 2 -Werror all-warnings
     -Xcompiler -Wall,-Wextra,-Werror,-fno-math-errno,-pthread -I${PROJECT_SOURCE_DIR}/include)
+  list(JOIN SHARDEXPR_NOT_FATAL "," not_fatal)
+  list(APPEND flags -Xcompiler ${not_fatal})
   list(TRANSFORM arg_INCLUDE PREPEND -I)
   list(APPEND flags ${arg_INCLUDE})
   if(SHARDEXPR_NATIVE)

@@ -7,6 +7,10 @@ include_guard()
 set(SHARDEXPR_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
   -Wimplicit-fallthrough)
 
+# g++ 12 reports these in its own library when it inlines at -O3: shown, not fatal.
+set(SHARDEXPR_NOT_FATAL -Wno-error=maybe-uninitialized -Wno-error=array-bounds
+  -Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=restrict)
+
 add_library(shardexpr_dev INTERFACE)
 target_compile_options(shardexpr_dev INTERFACE
   ${SHARDEXPR_WARNINGS}
@@ -14,10 +18,7 @@ target_compile_options(shardexpr_dev INTERFACE
 if(SHARDEXPR_WERROR)
   target_compile_options(shardexpr_dev INTERFACE -Werror)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # g++ 12 reports these in its own library when it inlines at -O3: shown, not fatal.
-    target_compile_options(shardexpr_dev INTERFACE -Wno-error=maybe-uninitialized
-      -Wno-error=array-bounds -Wno-error=stringop-overflow -Wno-error=stringop-overread
-      -Wno-error=restrict)
+    target_compile_options(shardexpr_dev INTERFACE ${SHARDEXPR_NOT_FATAL})
   endif()
 endif()
 
