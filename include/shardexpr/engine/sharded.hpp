@@ -12,6 +12,7 @@
 #include <shardexpr/engine/summary.hpp>
 #include <shardexpr/engine/summoned_group.hpp>
 #include <shardexpr/engine/swap_state.hpp>
+#include <shardexpr/engine/trainer_access.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/optim/learning_rate.hpp>
 #include <shardexpr/optim/parameter_groups.hpp>
@@ -315,6 +316,7 @@ class sharded {
   }
 
  private:
+  friend struct detail::TrainerAccess;
   template <std::size_t St>
   using UnitAt = typename M::Units::template Unit<St>;
 

@@ -54,8 +54,15 @@ class SummonedGroup {
     if constexpr (!shares_memory<S>)
       if (core_->mesh.world().rank() == root)
         on.device.copy(on.stream, std::span<const Storage>{shown_.span()}, memory_.span());
-    core_->layout.for_each_flat(g_, [&](std::size_t f, const FlatLayout& flat) {
+    core_->layout.for_each_flat(g_, [&](std::size_t f, const FlatLayout&) {
       core_->mesh.world().broadcast(on, full(f), root);
+    });
+    restore();
+  }
+  /// Every rank takes what it has here for its own: all have the same.
+  void restore() {
+    const Context<Device> on = core_->begin(comm_stream, {"write back", g_});
+    core_->layout.for_each_flat(g_, [&](std::size_t f, const FlatLayout& flat) {
       if constexpr (is_offloaded<S>) return keep_offloaded(on, f);
       keep(on, f, core_->state.parameters(f));
       if constexpr (has_masters)

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <thread>
 
 #if !defined(__linux__)
@@ -46,6 +47,9 @@ struct LinuxSystem {
   static int open(const char* path, int flags, mode_t mode) { return ::open(path, flags, mode); }
   static int close(int fd) { return ::close(fd); }
   static int unlink(const char* path) { return ::unlink(path); }
+  static int mkdir(const char* path, mode_t mode) { return ::mkdir(path, mode); }
+  static int rmdir(const char* path) { return ::rmdir(path); }
+  static int rename(const char* from, const char* to) { return std::rename(from, to); }
   static int flock(int fd, int operation) { return ::flock(fd, operation); }
   static int fstat(int fd, struct stat* to) { return ::fstat(fd, to); }
   static int statvfs(const char* path, struct statvfs* to) { return ::statvfs(path, to); }
