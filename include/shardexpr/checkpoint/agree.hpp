@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/core/error.hpp>
+#include <shardexpr/engine/exchange.hpp>
+
+#include <cstddef>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <vector>
+
+namespace shardexpr::detail {
+
+/// Does something on this rank that may fail here alone, and then lets every rank know: where it
+/// failed on any, all throw, so that none goes on to what the others do not reach.
+///
+/// Order:   collective.
+/// Errors:  what `work` threw, in its own rank; IoError with the rank and its words in the others.
+template <class M, class S, class Work>
+void agree(Core<M, S>& core, const char* doing, Work work) {
+  struct Said {
+    bool has_failed = false;
+    char what[1000] = {};
+  } said;
+  std::exception_ptr mine;
+  try {
+    work();
+  } catch (const std::exception& error) {
+    mine = std::current_exception();
+    said.has_failed = true;
+    std::strncpy(said.what, error.what(), sizeof said.what - 1);
+  }
+  const std::vector<Said> all = exchange(core, said);
+  if (mine) std::rethrow_exception(mine);
+  for (std::size_t rank = 0; rank < all.size(); ++rank)
+    if (all[rank].has_failed)
+      throw IoError(std::string{doing} + " failed on rank " + std::to_string(rank) + ": " +
+                    all[rank].what);
+}
+
+}  // namespace shardexpr::detail

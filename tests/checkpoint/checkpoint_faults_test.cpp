@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+// A checkpoint whose bytes changed is refused, whichever; a save that is killed, or that the system
+// refuses, at any of its calls leaves the checkpoint before or the new one.
+#include <shardexpr/checkpoint/load.hpp>
+#include <shardexpr/checkpoint/save.hpp>
+#include <shardexpr/checkpoint/verify.hpp>
+#include <shardexpr/comm/solo.hpp>
+#include <shardexpr/comm/threads.hpp>
+
+#include <cerrno>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "../support/scratch.hpp"
+#include "../support/toy.hpp"
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The system, of which one of the calls that change something ends the process, or fails.
+struct Faulty : sx::detail::LinuxSystem {
+  static inline int calls_until = -1;  // < 0: never
+  static inline int error = 0;         // 0: the process ends
+
+  static bool fails() {
+    if (calls_until < 0 || calls_until-- != 0) return false;
+    if (error == 0) ::_exit(9);
+    errno = error;
+    return true;
+  }
+  static int open(const char* path, int flags, mode_t mode) {
+    return (flags & O_CREAT) != 0 && fails() ? -1 : LinuxSystem::open(path, flags, mode);
+  }
+  static int unlink(const char* path) { return fails() ? -1 : LinuxSystem::unlink(path); }
+  static int mkdir(const char* path, mode_t m) {
+    return fails() ? -1 : LinuxSystem::mkdir(path, m);
+  }
+  static int rmdir(const char* path) { return fails() ? -1 : LinuxSystem::rmdir(path); }
+  static int rename(const char* a, const char* b) {
+    return fails() ? -1 : LinuxSystem::rename(a, b);
+  }
+  static int fsync(int fd) { return fails() ? -1 : LinuxSystem::fsync(fd); }
+  static int fallocate(int fd, std::uint64_t at, std::uint64_t bytes) {
+    return fails() ? -1 : LinuxSystem::fallocate(fd, at, bytes);
+  }
+  static ssize_t pwrite(int fd, const void* from, std::size_t bytes, std::uint64_t at) {
+    return fails() ? -1 : LinuxSystem::pwrite(fd, from, bytes, at);
+  }
+};
+
+/// A disk that gives back something else.
+struct Forgetful : sx::detail::LinuxSystem {
+  static ssize_t pread(int fd, void* to, std::size_t bytes, std::uint64_t offset) {
+    const ssize_t count = LinuxSystem::pread(fd, to, bytes, offset);
+    if (count > 100) static_cast<char*>(to)[100] ^= 1;
+    return count;
+  }
+};
+
+using Alone = sx::Sharded<toy::Autoencoder, sx::FullShard, sx::Over<sx::Solo>>;
+
+/// One rank, without a thread: what forks.
+struct Job {
+  sx::Solo comm;
+  sx::Cpu device;
+  Alone trainer{device, comm, toy::Config{}};
+
+  void step() {
+    std::vector<float> x(20);
+    toy::fill(x, trainer.steps(), 0);
+    (void)trainer.step({x.data()});
+  }
+  std::vector<float> weights() {
+    std::vector<float> all;
+    trainer.summon([&](const std::string&, auto value) {
+      all.insert(all.end(), value.data, value.data + value.count());
+    });
+    return all;
+  }
+};
+
+std::string read(const fs::path& path) {
+  std::ifstream file{path, std::ios::binary};
+  return {std::istreambuf_iterator<char>{file}, {}};
+}
+void write(const fs::path& path, const std::string& bytes) {
+  std::ofstream{path, std::ios::binary | std::ios::trunc} << bytes;
+}
+
+/// What reading says; empty: nothing.
+std::string complaint(const std::string& directory) {
+  try {
+    sx::verify_checkpoint(directory);
+    return {};
+  } catch (const sx::Error& error) {
+    return error.what();
+  }
+}
+std::vector<fs::path> files_of(const std::string& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator{directory})
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  return files;
+}
+void save_two_ranks(const std::string& directory) {
+  sx::launch(2, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    sx::Sharded<toy::Autoencoder, sx::FullShard> trainer{device, comm, toy::Config{}};
+    std::vector<float> x(20);
+    toy::fill(x, 0, comm.rank());
+    (void)trainer.step({x.data()});
+    sx::save_checkpoint(trainer, directory, {.cursor = "line 1\n\"2\""});
+  });
+}
+
+TEST_CASE("every byte that changes is found, and the file that it is in is named") {
+  const Scratch scratch;
+  save_two_ranks(scratch.path());
+  REQUIRE(complaint(scratch.path()) == "");
+  const auto files = files_of(scratch.path());
+  CHECK(files.size() == 6);  // latest, a manifest, two parts and their sums
+  std::size_t bytes = 0;
+  for (const fs::path& file : files) {
+    CAPTURE(file.string());
+    const std::string whole = read(file);
+    std::string changed = whole;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      changed[i] = static_cast<char>(whole[i] ^ (1 << i % 8));
+      write(file, changed);
+      const std::string what = complaint(scratch.path());
+      if (what.find(file.filename().string()) == std::string::npos) {
+        CAPTURE(i);
+        CHECK(what == "a line that names the file");
+      }
+      changed[i] = whole[i];
+      ++bytes;
+    }
+    write(file, whole);
+  }
+  CHECK(bytes > 6000);
+  CHECK(complaint(scratch.path()) == "");
+}
+
+TEST_CASE("files that are cut off, missing, swapped or of another checkpoint are named") {
+  const Scratch scratch, other;
+  save_two_ranks(scratch.path());
+  save_two_ranks(other.path());
+  const auto files = files_of(scratch.path());
+  for (const fs::path& file : files) {
+    CAPTURE(file.string());
+    const std::string whole = read(file);
+    for (std::size_t length = 0; length < whole.size(); length += whole.size() / 97 + 1) {
+      write(file, whole.substr(0, length));
+      CHECK(complaint(scratch.path()).find(file.filename().string()) != std::string::npos);
+    }
+    write(file, whole + " ");
+    CHECK(complaint(scratch.path()).find(file.filename().string()) != std::string::npos);
+    fs::remove(file);
+    CHECK(complaint(scratch.path()).find(file.filename().string()) != std::string::npos);
+    write(file, whole);
+  }
+  const std::string folder = scratch.path() + "/" + sx::detail::step_folder(1);
+  const fs::path first = folder + "/" + sx::detail::part_name(0, 2),
+                 second = folder + "/" + sx::detail::part_name(1, 2);
+  const std::string a = read(first), b = read(second);
+  write(first, b);
+  write(second, a);
+  CHECK(complaint(scratch.path()).find(first.filename().string()) != std::string::npos);
+  write(first, a);
+  write(second, b);
+  CHECK(complaint(scratch.path()) == "");
+}
+
+TEST_CASE("a save that is killed at any call leaves the old checkpoint or the new one") {
+  const Scratch scratch;
+  Job job;
+  job.step();
+  sx::save_checkpoint(job.trainer, scratch.path());
+  const std::vector<float> old = job.weights();
+  job.step();
+  const std::vector<float> now = job.weights();
+  REQUIRE(old != now);
+  std::size_t kept = 0, moved = 0;
+  for (int call = 0;; ++call) {
+    CAPTURE(call);
+    REQUIRE(call < 1000);
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      Faulty::calls_until = call;
+      Faulty::error = 0;
+      sx::save_checkpoint<Faulty>(job.trainer, scratch.path(), {.keep = 2});
+      ::_exit(0);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFEXITED(status));
+    CHECK(complaint(scratch.path()) == "");
+    Job again;
+    const sx::Restored restored = sx::load_checkpoint(again.trainer, scratch.path());
+    CHECK(again.weights() == (restored.step == 1 ? old : now));
+    ++(restored.step == 1 ? kept : moved);
+    if (WEXITSTATUS(status) == 0) break;
+    CHECK(WEXITSTATUS(status) == 9);
+  }
+  CHECK(kept > 10);
+  CHECK(moved > 1);
+}
+
+TEST_CASE(
+    "a save that the system refuses at any call is an error; the old one stays, and it can be "
+    "tried again") {
+  for (const int error : {ENOSPC, EIO, EROFS}) {
+    const Scratch scratch;
+    Job job;
+    job.step();
+    sx::save_checkpoint(job.trainer, scratch.path());
+    const std::vector<float> old = job.weights();
+    job.step();
+    const std::vector<float> now = job.weights();
+    std::size_t failed = 0;
+    for (int call = 0;; ++call) {
+      CAPTURE(call);
+      REQUIRE(call < 1000);
+      Faulty::calls_until = call;
+      Faulty::error = error;
+      try {
+        sx::save_checkpoint<Faulty>(job.trainer, scratch.path());
+      } catch (const sx::IoError& refused) {
+        CHECK(std::string{refused.what()}.find(scratch.path()) != std::string::npos);
+        ++failed;
+      } catch (const sx::ConfigError& refused) {
+        CHECK(std::string{refused.what()}.find(scratch.path()) != std::string::npos);
+        ++failed;
+      }
+      const bool was_reached = Faulty::calls_until < 0;
+      Faulty::calls_until = -1;
+      CHECK(complaint(scratch.path()) == "");
+      Job again;
+      const sx::Restored restored = sx::load_checkpoint(again.trainer, scratch.path());
+      CHECK(again.weights() == (restored.step == 1 ? old : now));
+      if (!was_reached) break;
+    }
+    CHECK(failed > 10);
+    sx::save_checkpoint(job.trainer, scratch.path(), {.keep = 1});
+    CHECK(files_of(scratch.path()).size() == 4);
+  }
+}
+
+TEST_CASE("what does not fit is refused, with what to do") {
+  const Scratch scratch;
+  Job job;
+  CHECK_THROWS_AS(sx::load_checkpoint(job.trainer, scratch.path()), sx::ConfigError);
+  sx::save_checkpoint(job.trainer, scratch.path());
+  const auto refusal = [&]<class Trainer>(std::type_identity<Trainer>, const toy::Config& config) {
+    sx::Solo comm;
+    sx::Cpu device;
+    Trainer trainer{device, comm, config};
+    try {
+      (void)sx::load_checkpoint(trainer, scratch.path());
+    } catch (const sx::ConfigError& error) {
+      return std::string{error.what()};
+    }
+    return std::string{};
+  };
+  CHECK(refusal(std::type_identity<Alone>{}, {.width = 8})
+            .find("has the shape (5, 7) there, (5, 8)") != std::string::npos);
+  CHECK(refusal(std::type_identity<Alone>{}, {.depth = 4}).find("which the model has") !=
+        std::string::npos);
+  CHECK(refusal(std::type_identity<Alone>{}, {.depth = 2}).find("which the model lacks") !=
+        std::string::npos);
+  using Other = sx::Sharded<toy::Autoencoder, sx::FullShard, sx::Sgd, sx::Over<sx::Solo>>;
+  CHECK(refusal(std::type_identity<Other>{}, {}).find("go on with the optimizer that saved") !=
+        std::string::npos);
+}
+
+TEST_CASE("old checkpoints go when a newer one was read back, and never the last") {
+  const Scratch scratch;
+  Job job;
+  for (int step = 0; step < 4; ++step) {
+    job.step();
+    sx::save_checkpoint(job.trainer, scratch.path(), {.keep = 2});
+  }
+  CHECK(files_of(scratch.path()).size() == 1 + 2 * 3);
+  // The newest is not what was written when it is read back: nothing goes.
+  CHECK_THROWS_AS(sx::save_checkpoint<Forgetful>(job.trainer, scratch.path(), {.keep = 1}),
+                  sx::FormatError);
+  CHECK(files_of(scratch.path()).size() == 1 + 3 * 3);
+  sx::save_checkpoint(job.trainer, scratch.path(), {.keep = 1});
+  CHECK(files_of(scratch.path()).size() == 1 + 3);
+  Job again;
+  CHECK(sx::load_checkpoint(again.trainer, scratch.path()).step == 4);
+  CHECK(again.weights() == job.weights());
+}
+
+}  // namespace
