@@ -3,7 +3,7 @@
 # A release program carries no virtual table, no type info and no type-erased call of this library.
 # Its exceptions are the exception: they need both to be caught.
 cmake_minimum_required(VERSION 3.25)
-set(EXCEPTIONS "shardexpr::(Error|ConfigError|CommError|FormatError|IoError|NotFiniteError|RaceError|RankError|detail::(PeerEnded|JsonFault))")
+set(EXCEPTIONS "shardexpr::(Error|ConfigError|CommError|DeviceError|FormatError|IoError|NotFiniteError|RaceError|RankError|detail::(PeerEnded|JsonFault))")
 set(EXCEPTIONS "(${EXCEPTIONS}|std::_Nested_exception<${EXCEPTIONS}( const)?>)")
 
 execute_process(COMMAND ${NM} -C ${PROGRAM}

@@ -42,10 +42,9 @@ struct NcclGreeting {
 /// Zeroed memory of a GPU that nobody is charged for.
 inline std::shared_ptr<void> device_memory(int gpu, std::size_t size_bytes) {
   const CudaCurrent current{gpu};
-  const std::shared_ptr<void> memory{CudaMemory::instance().take(gpu, size_bytes),
-                                     [](void* taken) { CudaMemory::instance().give(taken); }};
-  cuda_zero(memory.get(), size_bytes);
-  return memory;
+  const auto loan = std::make_shared<CudaLoan>(gpu, size_bytes);
+  cuda_zero(loan->memory, size_bytes);
+  return {loan, loan->memory};
 }
 inline void nccl_check(ncclResult_t result, const char* what) {
   if (result != ncclSuccess) throw CommError(std::string{what} + ": " + nccl_text(result, nullptr));

@@ -122,6 +122,16 @@ class CudaMemory {
   std::map<int, std::size_t> users_;
 };
 
+/// Memory that nobody is charged for, for as long as it lives.
+struct CudaLoan {
+  void* const memory;
+  CudaLoan(int place, std::size_t size_bytes)
+      : memory{CudaMemory::instance().take(place, size_bytes)} {}
+  CudaLoan(const CudaLoan&) = delete;
+  CudaLoan& operator=(const CudaLoan&) = delete;
+  ~CudaLoan() { CudaMemory::instance().give(memory); }
+};
+
 /// Zeroes memory of the calling thread's current GPU, and waits. Not on the device's default
 /// stream, which waits for those of other ranks.
 inline void cuda_zero(void* memory, std::size_t size_bytes) {

@@ -30,10 +30,9 @@ inline void enqueue_stamp(cudaStream_t stream, std::int64_t* to) {
 /// Errors:  std::bad_alloc, DeviceError.
 inline std::shared_ptr<std::int64_t[]> pinned_times(std::size_t count) {
   const std::size_t size_bytes = count * sizeof(std::int64_t);
-  void* memory = CudaMemory::instance().take(CudaMemory::host, size_bytes);
-  std::memset(memory, 0, size_bytes);
-  return {static_cast<std::int64_t*>(memory),
-          [](std::int64_t* times) { CudaMemory::instance().give(times); }};
+  const auto loan = std::make_shared<CudaLoan>(CudaMemory::host, size_bytes);
+  std::memset(loan->memory, 0, size_bytes);
+  return {loan, static_cast<std::int64_t*>(loan->memory)};
 }
 
 /// Asks the calling thread's current GPU for its time some times and believes the answer that took
