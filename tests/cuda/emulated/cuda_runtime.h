@@ -20,11 +20,11 @@
 #include <mutex>
 #include <new>
 #include <random>
-#include <set>
 #include <string>
 #include <thread>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "fibers.hpp"
 
@@ -223,7 +223,8 @@ class Memory {
 };
 
 class Stream;
-/// All streams, for calls that wait for the device.
+/// All streams, for calls that wait for the device. Who waits for a stream holds it, and no lock:
+/// what the stream waits for may be about to make a stream, or to end one.
 class Streams {
  public:
   static Streams& instance() {
@@ -232,18 +233,21 @@ class Streams {
   }
   void add(Stream* stream) {
     const std::scoped_lock lock{mutex_};
-    streams_.insert(stream);
+    holders_[stream] = 0;
   }
+  /// Waits for those who wait for it.
   void remove(Stream* stream) {
-    const std::scoped_lock lock{mutex_};
-    streams_.erase(stream);
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [&] { return holders_[stream] == 0; });
+    holders_.erase(stream);
   }
   /// Those of one device, as CUDA does before it frees memory there.
   void synchronize(int device);
 
  private:
   std::mutex mutex_;
-  std::set<Stream*> streams_;
+  std::condition_variable changed_;
+  std::map<Stream*, int> holders_;
 };
 
 inline int& current_device() {
@@ -319,9 +323,21 @@ class Stream {
 };
 
 inline void Streams::synchronize(int device) {
-  const std::scoped_lock lock{mutex_};
-  for (Stream* stream : streams_)
-    if (stream->device == device) stream->synchronize();
+  std::vector<Stream*> held;
+  {
+    const std::scoped_lock lock{mutex_};
+    for (auto& [stream, holders] : holders_)
+      if (stream->device == device) {
+        ++holders;
+        held.push_back(stream);
+      }
+  }
+  for (Stream* stream : held) {
+    stream->synchronize();
+    const std::scoped_lock lock{mutex_};
+    --holders_[stream];
+    changed_.notify_all();
+  }
 }
 
 /// The point of the last record. A wait keeps the point that it found.
