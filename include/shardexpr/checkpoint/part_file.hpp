@@ -49,8 +49,10 @@ struct FileSums {
                        ",\"header\":" + std::to_string(header) + ",\"tensors\":[";
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       text += i == 0 ? "\n[" : ",\n[";
-      for (std::size_t c = 0; c < tensors[i].size(); ++c)
-        text += (c == 0 ? "" : ",") + std::to_string(tensors[i][c]);
+      for (std::size_t c = 0; c < tensors[i].size(); ++c) {
+        if (c != 0) text += ',';
+        text += std::to_string(tensors[i][c]);
+      }
       text += ']';
     }
     return text + "]}\n";
