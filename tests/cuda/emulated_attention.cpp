@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "../nn/rounding.hpp"
+#include "../nn/attention_error.hpp"
 #include "../support/sanitized.hpp"
 #include <doctest/doctest.h>
 
@@ -22,16 +22,12 @@ namespace {
 
 namespace sx = shardexpr;
 namespace nn = shardexpr::nn;
+using Case = harness::AttentionSizes;
 using harness::Owned;
 using harness::random;
-using harness::sum_loss;
-using harness::Worst;
 using sx::shape;
 using sx::Tensor;
 
-struct Case {
-  std::size_t batch, length, heads, head;
-};
 template <class T>
 std::vector<unsigned char> bits_of(Tensor<T> t) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(t.data);
@@ -135,8 +131,6 @@ struct Ratios {
   double lse, out, dqkv;
 };
 
-/// Probabilities are rounded before v is multiplied by them, and so are they and the gradient of
-/// the scores in backward. Backward is compared on the same out and lse.
 template <class D, class T>
 Ratios compare(Gpu<D, T>& gpu) {
   const Case c = gpu.c;
@@ -151,76 +145,17 @@ Ratios compare(Gpu<D, T>& gpu) {
   gpu.backward();
   exact.backward();
 
-  struct Error {
-    double rounded = 0, lost = 0;
-    // A term x, known to within `before`, is rounded and multiplied by y, and joins a sum.
-    void add(double x, double before, double y, std::size_t summands, double smallest) {
-      x = std::abs(x) + before, y = std::abs(y);
-      rounded += x * y;
-      lost += (before + smallest / 2) * y + sum_loss(x * y, 2 * summands);
-    }
-  };
-  std::vector<Error> out_error(exact.out.count()), error(exact.dqkv.count());
-  Ratios ratios{};
-  const std::size_t head = c.head, embed = exact.embed;
-  const double scale = 1 / std::sqrt(static_cast<double>(head));
   // A row's sums go from tile to tile, of 32 keys or more: at each they are brought to a new
   // largest score, by a power that is off by 2 ulp and 2 roundings of its exponent, and rounded.
   // Lanes sum a fourth of the keys each, or less.
   const std::size_t tiles = (c.length + 31) / 32;
   const std::size_t roundings = 5 * tiles + c.length / 4 + 8;
-  for (std::size_t b = 0; b < c.batch; ++b)
-    for (std::size_t h = 0; h < c.heads; ++h)
-      for (std::size_t row = 0; row < c.length; ++row) {
-        const std::size_t first = b * c.length, o = (first + row) * embed + h * head;
-        const std::size_t l = (b * c.heads + h) * c.length + row;
-        const auto at = [&](std::size_t r, std::size_t part) {
-          return ((first + r) * 3 + part) * embed + h * head;
-        };
-        const auto dot = [&](const double* x, const double* y, double& size) {
-          double sum = size = 0;
-          for (std::size_t i = 0; i < head; ++i) sum += x[i] * y[i], size += std::abs(x[i] * y[i]);
-          return sum;
-        };
-        const double* const qkv = exact.qkv.view.data;
-        const double* const dout = exact.dout.view.data + o;
-        // What an exponent may be off, and with it a probability, of itself: that of the largest
-        // score, for it enters the sum that divides.
-        double exponent_loss = 0, size = 0;
-        for (std::size_t key = 0; key <= row; ++key) {
-          dot(qkv + at(row, 0), qkv + at(key, 1), size);
-          exponent_loss = std::max(exponent_loss,
-                                   sum_loss(size * scale + std::abs(exact.lse[l]), 2 * head + 6));
-        }
-        ratios.lse =
-            std::max(ratios.lse, std::abs(static_cast<double>(gpu.lse.view[l]) - exact_lse[l]) /
-                                     (exponent_loss + sum_loss(1, roundings)));
-        const double p_loss = 2 * exponent_loss + sum_loss(1, roundings + 8);
-        double mean_size = 0, dp_size = 0;
-        const double mean = dot(dout, exact.out.view.data + o, mean_size);
-        for (std::size_t key = 0; key <= row; ++key) {
-          const double score = dot(qkv + at(row, 0), qkv + at(key, 1), size) * scale;
-          const double dp = dot(dout, qkv + at(key, 2), dp_size);
-          const double p = std::exp(score - exact.lse[l]), ds = p * (dp - mean) * scale;
-          const double ds_loss =
-              p * scale * (dp_size + mean_size) * (p_loss + sum_loss(1, 2 * head + 4));
-          constexpr double smallest = harness::smallest_number<T>;
-          for (std::size_t i = 0; i < head; ++i) {
-            out_error[o + i].add(p, p * p_loss, qkv[at(key, 2) + i], c.length + roundings,
-                                 smallest);
-            error[at(row, 0) + i].add(ds, ds_loss, qkv[at(key, 1) + i], c.length, smallest);
-            error[at(key, 1) + i].add(ds, ds_loss, qkv[at(row, 0) + i], c.length, smallest);
-            error[at(key, 2) + i].add(p, p * p_loss, dout[i], c.length, smallest);
-          }
-        }
-      }
-  Worst out, dqkv;
-  for (std::size_t i = 0; i < exact.out.count(); ++i)
-    out.see(gpu.out.view[i], exact_out[i], out_error[i].lost, out_error[i].rounded);
-  for (std::size_t i = 0; i < exact.dqkv.count(); ++i)
-    dqkv.see(gpu.dqkv.view[i], exact.dqkv[i], error[i].lost, error[i].rounded);
-  ratios.out = out.ratio();
-  ratios.dqkv = dqkv.ratio();
+  const harness::AttentionError<T> error{c, exact, {6, roundings, c.length + roundings}};
+  Ratios ratios{0, worst_of(gpu.out.view, exact_out, error.out),
+                worst_of(gpu.dqkv.view, exact.dqkv, error.dqkv)};
+  for (std::size_t i = 0; i < exact_lse.count(); ++i)
+    ratios.lse = std::max(
+        ratios.lse, std::abs(static_cast<double>(gpu.lse.view[i]) - exact_lse[i]) / error.lse[i]);
   return ratios;
 }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
-#include "rounding.hpp"
+#include "attention_error.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -15,8 +14,6 @@ using harness::context;
 using harness::gradient_error;
 using harness::Owned;
 using harness::random;
-using harness::sum_loss;
-using harness::Worst;
 using sx::shape;
 using sx::Tensor;
 
@@ -99,8 +96,6 @@ TEST_CASE("attention: gradients of q, k and v") {
   }
 }
 
-// Probabilities are rounded before v is multiplied by them, and so are they and the gradient of the
-// scores in backward. Backward is compared on the same out and lse.
 TEST_CASE_TEMPLATE("attention in 16 bits", T, sx::bf16, sx::fp16) {
   struct Case {
     std::size_t batch, length, embed, heads;
@@ -120,69 +115,12 @@ TEST_CASE_TEMPLATE("attention in 16 bits", T, sx::bf16, sx::fp16) {
     a.backward();
     exact.backward();
 
-    // Of each element of out and dqkv: the terms that were rounded to T, and what else is lost.
-    struct Error {
-      double rounded = 0, lost = 0;
-      // A term x, known to within `before`, is rounded and multiplied by y, and joins a sum.
-      void add(double x, double before, double y, std::size_t summands) {
-        x = std::abs(x) + before, y = std::abs(y);
-        rounded += x * y;
-        lost += (before + harness::smallest_number<T> / 2) * y + sum_loss(x * y, 2 * summands);
-      }
-    };
-    std::vector<Error> out_error(a.out.count()), error(a.dqkv.count());
-    const std::size_t head = c.embed / c.heads;
-    const double scale = 1 / std::sqrt(static_cast<double>(head));
-    for (std::size_t b = 0; b < c.batch; ++b)
-      for (std::size_t h = 0; h < c.heads; ++h)
-        for (std::size_t row = 0; row < c.length; ++row) {
-          const std::size_t first = b * c.length, o = (first + row) * c.embed + h * head;
-          const std::size_t l = (b * c.heads + h) * c.length + row;
-          const auto at = [&](std::size_t r, std::size_t part) {
-            return ((first + r) * 3 + part) * c.embed + h * head;
-          };
-          const auto dot = [&](const double* x, const double* y, double& size) {
-            double sum = size = 0;
-            for (std::size_t i = 0; i < head; ++i)
-              sum += x[i] * y[i], size += std::abs(x[i] * y[i]);
-            return sum;
-          };
-          const double* const qkv = exact.qkv.view.data;
-          const double* const dout = exact.dout.view.data + o;
-          // What an exponent may be off, and with it a probability, of itself: that of the largest
-          // score, for it enters the sum that divides.
-          double exponent_loss = 0, size = 0;
-          for (std::size_t key = 0; key <= row; ++key) {
-            dot(qkv + at(row, 0), qkv + at(key, 1), size);
-            exponent_loss = std::max(exponent_loss,
-                                     sum_loss(size * scale + std::abs(exact.lse[l]), 2 * head + 4));
-          }
-          CHECK(std::abs(static_cast<double>(a.lse[l]) - exact_lse[l]) <=
-                exponent_loss + sum_loss(1, c.length / 16 + 8));
-          const double p_loss = 2 * exponent_loss + sum_loss(1, c.length / 16 + 16);
-          double mean_size = 0, dp_size = 0;
-          const double mean = dot(dout, exact.out.view.data + o, mean_size);
-          for (std::size_t key = 0; key <= row; ++key) {
-            const double score = dot(qkv + at(row, 0), qkv + at(key, 1), size) * scale;
-            const double dp = dot(dout, qkv + at(key, 2), dp_size);
-            const double p = std::exp(score - exact.lse[l]), ds = p * (dp - mean) * scale;
-            const double ds_loss =
-                p * scale * (dp_size + mean_size) * (p_loss + sum_loss(1, 2 * head + 4));
-            for (std::size_t i = 0; i < head; ++i) {
-              out_error[o + i].add(p, p * p_loss, qkv[at(key, 2) + i], c.length);
-              error[at(row, 0) + i].add(ds, ds_loss, qkv[at(key, 1) + i], c.length);
-              error[at(key, 1) + i].add(ds, ds_loss, qkv[at(row, 0) + i], c.length);
-              error[at(key, 2) + i].add(p, p * p_loss, dout[i], c.length);
-            }
-          }
-        }
-    Worst out, dqkv;
-    for (std::size_t i = 0; i < a.out.count(); ++i)
-      out.see(a.out[i], exact_out[i], out_error[i].lost, out_error[i].rounded);
-    for (std::size_t i = 0; i < a.dqkv.count(); ++i)
-      dqkv.see(a.dqkv[i], exact.dqkv[i], error[i].lost, error[i].rounded);
-    CHECK(out.ratio() <= 1);
-    CHECK(dqkv.ratio() <= 1);
+    const harness::AttentionError<T> error{
+        {c.batch, c.length, c.heads, c.embed / c.heads}, exact, {4, c.length / 16 + 8, c.length}};
+    for (std::size_t i = 0; i < a.lse.count(); ++i)
+      CHECK(std::abs(static_cast<double>(a.lse[i]) - exact_lse[i]) <= error.lse[i]);
+    CHECK(worst_of(a.out.view, exact_out, error.out) <= 1);
+    CHECK(worst_of(a.dqkv.view, exact.dqkv, error.dqkv) <= 1);
   }
 }
 
