@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <fstream>
 #include <iterator>
 #include <span>
@@ -16,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "../support/error_of.hpp"
 #include "../support/json_fixture.hpp"
 #include "../support/scratch.hpp"
 #include <doctest/doctest.h>
@@ -62,18 +62,6 @@ std::string read_tensor(const File& file, const shardexpr::StoredTensor& tensor)
   return to;
 }
 
-/// What the error says; "" if there is none, or one of another type.
-template <class E, class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    MESSAGE("another error: ", error.what());
-  }
-  return "";
-}
 template <class... Parts>
 bool says(const std::string& text, const Parts&... parts) {
   const bool all = ((text.find(parts) != text.npos) && ...);

@@ -12,31 +12,21 @@
 #include <vector>
 
 #include "../comm/watchdog.hpp"
+#include "../support/error_of.hpp"
 #include "gpu_trainers.hpp"
+#include "restore.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
 namespace sx = shardexpr;
+using emulated::Restore;
 using shardexpr::testing::Watchdog;
 using std::chrono::seconds;
 using Checked = sx::Checked<sx::Cuda>;
 
 static_assert(sx::Device<Checked> && sx::HasHost<Checked> && !sx::detail::runs_on_host<Checked>);
 static_assert(sx::detail::runs_on_host<Checked::Host>);
-
-struct Restore {
-  ~Restore() { emulated::machine = {}; }
-};
-
-std::string error_of(auto body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
 
 // Memory
 // -------------------------------------------------------------------------------------------

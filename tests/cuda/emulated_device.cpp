@@ -21,32 +21,18 @@
 #include <vector>
 
 #include "../comm/watchdog.hpp"
+#include "../support/error_of.hpp"
+#include "restore.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
 namespace sx = shardexpr;
 using emulated::Faults;
+using emulated::Restore;
 using shardexpr::testing::Watchdog;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-/// The emulated machine as it was, when a test ends.
-struct Restore {
-  ~Restore() {
-    emulated::machine = {};
-    Faults::instance().heal();
-  }
-};
-
-std::string error_of(auto body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
 
 // Order -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@
 
 #include "../nn/harness.hpp"
 #include "../support/allocations.hpp"
+#include "../support/error_of.hpp"
 #include "product_cases.hpp"  // these tests run here too
+#include "restore.hpp"
 #include <doctest/doctest.h>
 
 namespace {
@@ -20,24 +22,15 @@ namespace {
 using namespace products;
 using emulated::Faults;
 
-/// The emulated machine as it was, when a test ends.
+/// The emulated machine and its cuBLASLt as it was, when a test ends.
 struct Restore {
+  emulated::Restore machine{};
+
   ~Restore() {
-    emulated::machine = {};
     emulated::cublas.has_algorithms = emulated::cublas.has_gelu = true;
     emulated::cublas.dawdles = false;
-    Faults::instance().heal();
   }
 };
-
-std::string error_of(auto body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
 
 // What the loops in double say is what the CPU's layers compute in double.
 TEST_CASE("the layers that a GPU's are compared with are the CPU's") {

@@ -18,14 +18,17 @@
 #include <vector>
 
 #include "../comm/watchdog.hpp"
+#include "../support/error_of.hpp"
 #include "../support/trace_events.hpp"
 #include "gpu_trainers.hpp"
+#include "restore.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
 namespace sx = shardexpr;
 using emulated::Faults;
+using emulated::Restore;
 using shardexpr::testing::Watchdog;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -35,21 +38,6 @@ using Context = sx::Context<Traced>;
 static_assert(sx::Device<Traced> && sx::HasHost<Traced> && !sx::detail::runs_on_host<Traced>);
 static_assert(sx::detail::Stamps<sx::Cuda> && !sx::detail::Stamps<sx::Cpu>);
 
-struct Restore {
-  ~Restore() {
-    emulated::machine = {};
-    Faults::instance().heal();
-  }
-};
-
-std::string error_of(auto body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
 std::string json_of(const sx::Trace& trace) {
   std::ostringstream out;
   sx::write_trace(out, trace);

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "../support/error_of.hpp"
 #include "../support/scratch.hpp"
 
 inline constexpr std::size_t block = 65536;
@@ -87,19 +88,6 @@ class Memory {
 };
 
 inline std::string moments() { return "the moments of decoder"; }
-
-/// What the error says; empty if there is none, or one of another type.
-template <class E, class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    return "";
-  }
-  return "";
-}
 
 /// Whether the text has all of these in it.
 template <class... Parts>
