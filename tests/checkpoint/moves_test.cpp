@@ -106,13 +106,13 @@ TEST_CASE("a full checkpoint, and one in other parts, are what was saved; a full
       CHECK(loaded.last == saved.last);
       CHECK(loaded.restored.cursor == "page 7");
     };
-    sx::rewrite_checkpoint(scratch.path(), rewritten.path(), sx::FullCheckpoint{});
+    sx::rewrite_checkpoint(scratch.path(), rewritten.path(), sx::FullState{});
     check(rewritten.path());
-    sx::rewrite_checkpoint(rewritten.path(), again.path(), sx::ShardedCheckpoint{.parts = 5});
+    sx::rewrite_checkpoint(rewritten.path(), again.path(), sx::ShardedState{.parts = 5});
     check(again.path());
     // In 16 bits for others, in several files; what training goes on from lies beside them.
     sx::rewrite_checkpoint(again.path(), narrow.path(),
-                           sx::FullCheckpoint{.dtype = "BF16", .most_file_bytes = 200});
+                           sx::FullState{.dtype = "BF16", .most_file_bytes = 200});
     check(narrow.path());
 
     const std::string folder = narrow.path() + "/" + sx::detail::step_folder(runs::saved_at);

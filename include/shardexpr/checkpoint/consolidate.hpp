@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/checkpoint/durable_files.hpp>
+#include <shardexpr/checkpoint/forms.hpp>
 #include <shardexpr/checkpoint/manifest.hpp>
 #include <shardexpr/checkpoint/new_checkpoint.hpp>
 #include <shardexpr/checkpoint/part_file.hpp>
@@ -21,18 +22,6 @@
 #include <vector>
 
 namespace shardexpr {
-
-/// A full checkpoint: the model as others read it, one file or a set with an index, beside it the
-/// optimizer's state. `dtype`: of the model's parameters that are trained, "F32", "BF16" or "F16";
-/// empty: as they were saved. Where it is narrower, what training goes on from lies beside it.
-struct FullCheckpoint {
-  std::string dtype{};
-  std::uint64_t most_file_bytes = 5'000'000'000;  ///< of the model's files
-};
-/// A checkpoint in so many parts, as that many ranks would save it.
-struct ShardedCheckpoint {
-  std::size_t parts = 1;
-};
 
 namespace detail {
 
@@ -116,13 +105,13 @@ class PieceCopier {
 
 template <class System>
 std::vector<FileRecord> write_parts(SavedState<System>& from, const Manifest& manifest,
-                                    const std::string& folder, const ShardedCheckpoint& form) {
+                                    const std::string& folder, std::size_t parts) {
   std::vector<FileRecord> files;
-  for (std::size_t part = 0; part < form.parts; ++part) {
+  for (std::size_t part = 0; part < parts; ++part) {
     PieceCopier<System> copier{from};
     for (const Manifest::Parameter& parameter : manifest.parameters) {
       const std::uint64_t count = count_of(parameter);
-      const std::uint64_t each = (count + form.parts - 1) / form.parts;
+      const std::uint64_t each = (count + parts - 1) / parts;
       const std::uint64_t first = std::min(count, part * each);
       const std::uint64_t last = std::min(count, first + each);
       if (first == last) continue;
@@ -135,14 +124,14 @@ std::vector<FileRecord> write_parts(SavedState<System>& from, const Manifest& ma
     from.for_each_buffer([&](const std::string& name, std::string_view dtype, std::uint64_t count) {
       copier.add_buffer(name, dtype, count, part);
     });
-    files.push_back(copier.write(folder, part_name(part, form.parts)));
+    files.push_back(copier.write(folder, part_name(part, parts)));
   }
   return files;
 }
 
 template <class System>
 std::vector<FileRecord> write_full(SavedState<System>& from, const Manifest& manifest,
-                                   const std::string& folder, const FullCheckpoint& form) {
+                                   const std::string& folder, const FullState& form) {
   std::vector<TensorToStore> tensors;
   for (const Manifest::Parameter& parameter : manifest.parameters)
     tensors.push_back({parameter.name,
@@ -206,12 +195,12 @@ void rewrite_checkpoint(const std::string& from, const std::string& to, const Fo
   SavedState<System> saved{folder, manifest};
   const NewCheckpoint<System> checkpoint{to, manifest.step};
   checkpoint.begin();
-  if constexpr (std::is_same_v<Form, FullCheckpoint>) {
+  if constexpr (std::is_same_v<Form, FullState>) {
     manifest.files = write_full(saved, manifest, checkpoint.folder(), form);
     manifest.kind = "full";
   } else {
-    if (form.parts == 0) throw ConfigError("a checkpoint has at least 1 part");
-    manifest.files = write_parts(saved, manifest, checkpoint.folder(), form);
+    const auto parts = form.parts != 0 ? form.parts : static_cast<std::size_t>(manifest.world);
+    manifest.files = write_parts(saved, manifest, checkpoint.folder(), parts);
     manifest.kind = "sharded";
   }
   checkpoint.commit(manifest);
