@@ -31,6 +31,22 @@ inline std::uint64_t count_of(const Manifest::Parameter& parameter) {
   return count;
 }
 
+/// A file of text that belongs to a checkpoint.
+template <class System>
+FileRecord write_beside(const std::string& folder, const std::string& name,
+                        const std::string& text) {
+  write_text<System>(folder + "/" + name, text);
+  return {name, "text", text.size(), 0, crc32c_of(text)};
+}
+
+/// Errors:  ConfigError for a dtype that no model is saved in.
+inline void check_dtype(const FullState& form) {
+  for (const std::string_view dtype : {"", "F32", "BF16", "F16"})
+    if (form.dtype == dtype) return;
+  throw ConfigError("FullState::dtype is " + shown(form.dtype) +
+                    "; give F32, BF16 or F16, or nothing for what was trained");
+}
+
 /// Copies elements in pieces; `write(span of T)` takes them in order.
 template <class System, class Write>
 void copy_elements(SavedState<System>& from, std::size_t kind, const std::string& name,
@@ -156,11 +172,9 @@ std::vector<FileRecord> write_full(SavedState<System>& from, const Manifest& man
     files.push_back(model.finish());
     files.back().role = "model";
   }
-  if (set.has_index()) {
-    const std::string text = index_text(set.index), name{SafetensorsIndex::file_name};
-    write_text<System>(folder + "/" + name, text);
-    files.push_back({name, "text", text.size(), 0, crc32c_of(text)});
-  }
+  if (set.has_index())
+    files.push_back(write_beside<System>(folder, std::string{SafetensorsIndex::file_name},
+                                         index_text(set.index)));
   PieceCopier<System> optimizer{from};
   for (const Manifest::Parameter& parameter : manifest.parameters) {
     const bool is_exact = form.dtype.empty() || form.dtype == parameter.dtype;
@@ -192,6 +206,11 @@ void rewrite_checkpoint(const std::string& from, const std::string& to, const Fo
   using namespace detail;
   const std::string folder = checkpoint_folder<System>(from);
   Manifest manifest = read_manifest<System>(folder);
+  if constexpr (std::is_same_v<Form, FullState>) check_dtype(form);
+  if (manifest.kind == "local")
+    throw ConfigError(folder +
+                      " is a LocalState, which only the layout that saved it can read; load it "
+                      "there and save a ShardedState");
   SavedState<System> saved{folder, manifest};
   const NewCheckpoint<System> checkpoint{to, manifest.step};
   checkpoint.begin();

@@ -26,4 +26,11 @@ struct FullState {
   std::uint64_t most_file_bytes = 5'000'000'000;  ///< of each of the model's files
 };
 
+/// A checkpoint in which each rank writes what it keeps as it lies in memory, copies of what others
+/// keep, too, and reads its own file alone. Only the same layout loads it: model, world size,
+/// sharding, wrap, offload, dtypes. Another is refused.
+///
+/// Source:  FSDP's LOCAL_STATE_DICT.
+struct LocalState {};
+
 }  // namespace shardexpr

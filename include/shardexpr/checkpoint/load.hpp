@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/checkpoint/agree.hpp>
+#include <shardexpr/checkpoint/fill_state.hpp>
+#include <shardexpr/checkpoint/forms.hpp>
 #include <shardexpr/checkpoint/manifest.hpp>
+#include <shardexpr/checkpoint/part_file.hpp>
 #include <shardexpr/checkpoint/saved_state.hpp>
 #include <shardexpr/checkpoint/trained_state.hpp>
 #include <shardexpr/core/error.hpp>
@@ -13,10 +16,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -31,6 +35,7 @@ struct LoadOptions {
 /// What a checkpoint said beside the state that it gave back.
 struct Restored {
   std::string folder;  ///< it was read from
+  std::string form;    ///< "sharded", "full" or "local"
   std::string cursor;  ///< `SaveOptions::cursor`
   std::string strategy;
   std::size_t step = 0, world = 0;
@@ -42,7 +47,7 @@ namespace detail {
 /// Refuses a checkpoint of another model, or of another optimizer.
 template <class Trainer>
 void check_fits(Trainer& trainer, const std::string& folder, const Manifest& manifest) {
-  const Manifest own = manifest_of(trainer, {});
+  const Manifest own = manifest_of<ShardedState>(trainer, {});
   const auto refuse = [&](const std::string& what) {
     throw ConfigError(folder + " does not fit: " + what);
   };
@@ -74,34 +79,133 @@ void check_fits(Trainer& trainer, const std::string& folder, const Manifest& man
            " with " + std::to_string(own.moments) + "; go on with the optimizer that saved");
 }
 
+/// Of the same rank, where as many ranks saved; else the first that saved it.
+/// Order:   collective with LoadOnRank0.
+template <class System, class Trainer>
+void load_buffers(Trainer& trainer, LoadOnEachRank, const Manifest& manifest,
+                  std::optional<SavedState<System>>& saved) {
+  auto& core = TrainerAccess::core(trainer);
+  agree(core, "load_checkpoint", [&] {
+    auto& world = core.mesh.world();
+    const std::size_t rank = manifest.world == world.size() ? world.rank() : 0;
+    trainer.for_each_buffer([&](const std::string& name, auto values) {
+      saved->read_buffer(name, rank, values.span());
+    });
+  });
+}
+template <class System, class Trainer>
+void load_buffers(Trainer& trainer, LoadOnRank0, const Manifest& manifest,
+                  std::optional<SavedState<System>>& saved) {
+  auto& core = TrainerAccess::core(trainer);
+  auto& world = core.mesh.world();
+  const std::size_t saved_by = manifest.world == world.size() ? world.size() : 1;
+  trainer.for_each_buffer([&](const std::string& name, auto values) {
+    using B = typename std::remove_reference_t<decltype(values.span())>::value_type;
+    const auto memory = core.device->template allocate<B>(values.count(), Purpose::other);
+    const Drain drain{core.timeline};
+    for (std::size_t rank = 0; rank < saved_by; ++rank) {
+      agree(core, "load_checkpoint", [&] {
+        if (world.rank() == 0)
+          core.visit_on_host(comm_stream, memory.span(),
+                             [&](std::span<B> to) { saved->read_buffer(name, rank, to); });
+      });
+      world.broadcast(core.begin(comm_stream, {"load"}), memory.span(), 0);
+      core.visit_on_host(comm_stream, std::span<const B>{memory.span()},
+                         [&](std::span<const B> from) {
+                           if (saved_by == 1 || rank == world.rank())
+                             std::copy(from.begin(), from.end(), values.data);
+                         });
+    }
+  });
+}
+
+/// A LocalState: this rank's own file.
+template <class System, class Trainer>
+void load_local(Trainer& trainer, const std::string& folder, const Manifest& manifest) {
+  using M = typename Trainer::Model;
+  using S = typename Trainer::Strategy;
+  auto& core = TrainerAccess::core(trainer);
+  auto& world = core.mesh.world();
+  if (manifest.world != world.size() || manifest.layout != layout_text(trainer))
+    throw ConfigError(folder + " is a LocalState of " + shown(manifest.strategy) + " over " +
+                      std::to_string(manifest.world) +
+                      " ranks, whose layout is not the trainer's; load it there and save a "
+                      "ShardedState, which any strategy loads");
+  const std::string name = part_name(world.rank(), world.size());
+  const auto record = std::find_if(manifest.files.begin(), manifest.files.end(),
+                                   [&](const FileRecord& file) { return file.name == name; });
+  if (record == manifest.files.end())
+    throw FormatError(folder + ": the manifest lists no file " + name);
+  PartReader<System> file{folder, *record};
+  const auto find = [&](const std::string& tensor, std::size_t bytes) {
+    const StoredTensor* const found = file.header().find(tensor);
+    if (found == nullptr || found->size_bytes() != bytes)
+      throw FormatError(file.path() + ": it has no tensor " + shown(tensor) + " of " +
+                        std::to_string(bytes) + " bytes");
+    return place_of(file.header(), tensor);
+  };
+  KeptState<SwapAccess::writes, M, S> state{core, StateUnits::flats};
+  StretchPlaces places;
+  state.describe(StateShare::all, [&]<class T>(const StateStretch& stretch, std::size_t count,
+                                               std::type_identity<T>) {
+    places.add(stretch, find(stored_name(stretch), count * sizeof(T)));
+  });
+  state.visit(StateShare::all, [&](const StateStretch& stretch, auto values) {
+    places.find(stretch, [&](std::size_t place, std::size_t first) {
+      file.read(place, first * sizeof(values[0]), std::as_writable_bytes(values));
+    });
+  });
+  trainer.for_each_buffer([&](const std::string& buffer, auto values) {
+    const auto bytes = std::as_writable_bytes(values.span());
+    file.read(find(buffer_name(buffer), bytes.size()), 0, bytes);
+  });
+}
+
 }  // namespace detail
 
 /// Lets a trainer go on from a checkpoint, whatever strategy and world size saved it: parameters,
 /// moments, buffers, step, seed, and the loss scale's state where the policy is the same. `path`: a
-/// directory that was saved to, whose latest is taken, or one folder in it.
+/// directory that was saved to, whose latest is taken, or one folder in it. A LocalState goes on in
+/// the layout that saved it alone.
 ///
-/// Order:   collective. Every rank sees the same files.
+/// `from`:  LoadOnEachRank, where every rank sees the files; LoadOnRank0, where it alone does.
+///
+/// Order:   collective.
 /// Errors:  ConfigError if there is none, or it is of another model or optimizer; FormatError if it
 ///          is not what was saved: the file, the tensor, the byte; IoError where the disk fails. On
 ///          every rank; the trainer is of no further use if it threw while it read.
 /// Cost:    each rank reads what it keeps, once, in chunks of 256 KiB, and what more lies in these.
 ///          Memory: 256 KiB a file; where units compute in another dtype than what is updated, that
-///          of the largest group.
-template <class System = detail::LinuxSystem, class Trainer>
-Restored load_checkpoint(Trainer& trainer, const std::string& path,
+///          of the largest group; with LoadOnRank0 of the largest flat and its moments.
+template <class System = detail::LinuxSystem, class Trainer, class From = LoadOnEachRank>
+  requires(std::is_same_v<From, LoadOnEachRank> || std::is_same_v<From, LoadOnRank0>)
+Restored load_checkpoint(Trainer& trainer, const std::string& path, From from,
                          const LoadOptions& options = {}) {
   using namespace detail;
-  using M = typename Trainer::Model;
-  using S = typename Trainer::Strategy;
-  TrainerAccess::check_idle(trainer, "load_checkpoint");
+  constexpr bool everywhere = std::is_same_v<From, LoadOnEachRank>;
+  constexpr const char* doing = "load_checkpoint";
+  TrainerAccess::check_idle(trainer, doing);
   auto& core = TrainerAccess::core(trainer);
+  const bool reads = everywhere || core.mesh.world().rank() == 0;
   Restored restored;
   Manifest manifest;
-  typename Trainer::Options trains = trainer.options();
-  auto scaler = TrainerAccess::scaler(trainer);
-  agree(core, "load_checkpoint", [&] {
+  std::string text;
+  agree(core, doing, [&] {
+    if (!reads) return;
     restored.folder = checkpoint_folder<System>(path);
     manifest = read_manifest<System>(restored.folder);
+    if (!everywhere) text = manifest.text();
+  });
+  if constexpr (!everywhere) {
+    share_text(core, text);
+    share_text(core, restored.folder);
+    if (!reads) manifest = Manifest::parse(restored.folder, text);
+  }
+  const bool is_local = manifest.kind == "local";
+  typename Trainer::Options trains = trainer.options();
+  auto scaler = TrainerAccess::scaler(trainer);
+  std::optional<SavedState<System>> saved;
+  agree(core, doing, [&] {
     check_fits(trainer, restored.folder, manifest);
     trains.seed = manifest.seed;
     if (options.restore_options && !(restore(manifest.find("optimizer"), trains.optimizer) &&
@@ -111,28 +215,40 @@ Restored load_checkpoint(Trainer& trainer, const std::string& path,
                         ": its options are not of the trainer's types; load "
                         "without restore_options");
     restored.has_loss_scale = restore(manifest.find("loss_scale"), scaler);
-    SavedState<System> saved{restored.folder, manifest};
-    KeptState<SwapAccess::writes, M, S>{core}.visit(
-        StateShare::all, [&](const StateStretch& stretch, auto values) {
-          saved.read(stretch.kind, *stretch.name, stretch.first, values);
-        });
-    const std::size_t rank =
-        manifest.world == core.mesh.world().size() ? core.mesh.world().rank() : 0;
-    trainer.for_each_buffer([&](const std::string& name, auto values) {
-      if (!saved.read_buffer(name, rank, values.span()))
-        throw FormatError(restored.folder + ": the buffer " + shown(name) +
-                          " was not saved, or has another shape");
-    });
+    if (is_local && !everywhere)
+      throw ConfigError(restored.folder +
+                        " is a LocalState, of which each rank reads its own file; load it with "
+                        "LoadOnEachRank");
+    if (is_local || !reads) return;
+    saved.emplace(restored.folder, manifest);
+    trainer.for_each_buffer(
+        [&](const std::string& name, auto values) { saved->check_buffer(name, values.count()); });
   });
+  if (is_local) {
+    agree(core, doing, [&] { load_local<System>(trainer, restored.folder, manifest); });
+  } else {
+    fill_state(core, from, doing,
+               [&](std::size_t kind, const std::string& name, std::size_t first, auto values) {
+                 saved->read(kind, name, first, values);
+               });
+    load_buffers(trainer, from, manifest, saved);
+  }
   refresh_parameters(core);
   TrainerAccess::set_options(trainer, trains);
   TrainerAccess::set_steps(trainer, static_cast<std::size_t>(manifest.step));
   if (restored.has_loss_scale) TrainerAccess::scaler(trainer) = scaler;
+  restored.form = manifest.kind;
   restored.cursor = manifest.cursor;
   restored.strategy = manifest.strategy;
   restored.step = static_cast<std::size_t>(manifest.step);
   restored.world = static_cast<std::size_t>(manifest.world);
   return restored;
+}
+/// The same, where every rank sees the files.
+template <class System = detail::LinuxSystem, class Trainer>
+Restored load_checkpoint(Trainer& trainer, const std::string& path,
+                         const LoadOptions& options = {}) {
+  return load_checkpoint<System>(trainer, path, LoadOnEachRank{}, options);
 }
 
 }  // namespace shardexpr

@@ -42,7 +42,7 @@ struct Manifest {
     std::vector<std::uint64_t> shape;
   };
 
-  std::string kind;      // "sharded" or "local"
+  std::string kind;      // "sharded", "full" or "local"
   std::string strategy;  // as trainer_name writes it
   std::string layout;    // "local": what must be the same to load it
   std::uint64_t step = 0, world = 0, moments = 0, seed = 0;
@@ -68,6 +68,11 @@ struct Manifest {
   static constexpr std::string_view sum_ends = "\"}\n";
   static constexpr std::size_t sum_bytes = sum_begins.size() + 8 + sum_ends.size();
 };
+
+/// Of a file in a checkpoint's folder: no path, and not hidden.
+inline bool is_plain_name(std::string_view name) {
+  return !name.empty() && name.front() != '.' && name.find_first_of("/\\") == name.npos;
+}
 
 inline std::string hex_of(std::uint32_t value) {
   std::string text;
@@ -238,9 +243,7 @@ inline Manifest Manifest::parse(const std::string& path, std::string_view text) 
     refuse("its version is " + std::to_string(found_version) + ", this library reads " +
            std::to_string(version));
   for (const FileRecord& file : manifest.files)
-    if (file.name.empty() || file.name.front() == '.' ||
-        file.name.find_first_of("/\\") != std::string::npos)
-      refuse("the file " + shown(file.name) + " is no plain name");
+    if (!is_plain_name(file.name)) refuse("the file " + shown(file.name) + " is no plain name");
   return manifest;
 }
 

@@ -30,7 +30,11 @@ template <class System>
 class NewCheckpoint {
  public:
   NewCheckpoint(std::string directory, std::uint64_t step)
-      : directory_{std::move(directory)}, beside_{"." + step_folder(step) + ".new"} {}
+      : NewCheckpoint{std::move(directory), "." + step_folder(step)} {}
+  /// Another of the same step, while this one is written.
+  NewCheckpoint beside(const std::string& what) const {
+    return {directory_, beside_.substr(0, beside_.rfind('.')) + "." + what};
+  }
 
   /// Where ranks write their files.
   std::string folder() const { return directory_ + "/" + beside_; }
@@ -43,8 +47,11 @@ class NewCheckpoint {
     for (const std::string& name : names_in(directory_))
       if (name.starts_with(".step-") && name.ends_with(".new"))
         remove_folder<System>(directory_ + "/" + name);
-    make_folder<System>(folder());
+    make();
   }
+  /// Of a checkpoint that is written beside one that was begun.
+  void make() const { make_folder<System>(folder()); }
+  void discard() const { remove_folder<System>(folder()); }
   /// For one rank, when all files are on the disk. Returns the folder's name.
   std::string commit(const Manifest& manifest) const {
     write_text<System>(folder() + "/" + std::string{Manifest::file_name}, manifest.text());
@@ -71,6 +78,9 @@ class NewCheckpoint {
   }
 
  private:
+  NewCheckpoint(std::string directory, const std::string& name)
+      : directory_{std::move(directory)}, beside_{name + ".new"} {}
+
   std::string directory_, beside_;
 };
 

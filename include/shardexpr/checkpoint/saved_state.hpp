@@ -98,14 +98,21 @@ class SavedState {
       write(std::span<const std::byte>{some});
     }
   }
-  /// The same into memory. False: nobody saved it, or in another shape.
+  /// The same into memory.
   template <class T>
-  bool read_buffer(const std::string& name, std::size_t rank, std::span<T> to) {
-    if (buffers_.count(name) == 0) return false;
+  void read_buffer(const std::string& name, std::size_t rank, std::span<T> to) {
     const Place place = buffer_of(name, rank);
-    if (tensor_of(place).shape.front() != to.size()) return false;
     read_from(*files_[place.file], place.tensor, 0, to);
-    return true;
+  }
+  /// Errors:  FormatError if nobody saved it, or one of another size.
+  void check_buffer(const std::string& name, std::uint64_t count) const {
+    const auto found = buffers_.find(name);
+    if (found != buffers_.end() &&
+        std::all_of(found->second.begin(), found->second.end(),
+                    [&](const Place& place) { return tensor_of(place).shape.front() == count; }))
+      return;
+    throw FormatError(folder_ + ": the buffer " + shown(name) +
+                      " was not saved, or has another shape");
   }
 
  private:

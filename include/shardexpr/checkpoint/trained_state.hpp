@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <shardexpr/checkpoint/forms.hpp>
 #include <shardexpr/checkpoint/manifest.hpp>
 #include <shardexpr/checkpoint/safetensors_header.hpp>
 #include <shardexpr/core/type_name.hpp>
@@ -136,13 +137,41 @@ bool restore(const OpaqueValue* kept, T& value) {
   return true;
 }
 
-/// All but the files.
+/// Where everything lies on the ranks: what must be the same to load a LocalState.
 template <class Trainer>
+std::string layout_text(Trainer& trainer) {
+  using P = typename Trainer::Strategy::precision;
+  auto& core = TrainerAccess::core(trainer);
+  std::string text = "shards " + std::to_string(core.mesh.shape().shards) + ", dtypes ";
+  text += stored_dtype_name<typename P::storage>;
+  text += ' ';
+  text += stored_dtype_name<typename P::compute>;
+  text += ' ';
+  text += stored_dtype_name<typename P::optimizer>;
+  text += "; flats";
+  for (std::size_t f = 0; f < core.layout.flat_count(); ++f) {
+    const KeptFlat& kept = core.state.kept(f);
+    for (const std::size_t number :
+         {core.layout.flat(f).padded, core.layout.flat(f).part, kept.parameters, kept.updated})
+      text += ' ' + std::to_string(number);
+    text += core.layout.flat(f).is_trainable ? ';' : 'f';
+  }
+  text += " parameters";
+  for_each_own_parameter(core.layout, [&](const ParameterLayout& parameter, const std::string&) {
+    text += ' ' + std::to_string(parameter.flat) + ':' + std::to_string(parameter.offset);
+  });
+  return text;
+}
+
+/// All but the files.
+template <class Form, class Trainer>
 Manifest manifest_of(Trainer& trainer, const std::string& cursor) {
   using S = typename Trainer::Strategy;
   using P = typename S::precision;
+  constexpr bool is_local = std::is_same_v<Form, LocalState>;
   Manifest manifest;
-  manifest.kind = "sharded";
+  manifest.kind = is_local ? "local" : "sharded";
+  if (is_local) manifest.layout = layout_text(trainer);
   manifest.strategy = trainer_name<Trainer>();
   manifest.step = trainer.steps();
   manifest.world = TrainerAccess::core(trainer).mesh.world().size();

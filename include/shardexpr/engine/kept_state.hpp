@@ -26,19 +26,23 @@ struct StateStretch {
   const std::string* name;
   const Shape* shape;  // of the parameter
   std::size_t kind = 0;
-  std::size_t first = 0;  // of the elements, in the parameter
+  std::size_t first = 0;              // of the elements, in the parameter
+  std::size_t flat = 0, in_flat = 0;  // the flat, and where in it they are
+  bool is_on_disk = false;            // `visit` shows it from there, or brings it there
 };
 
 /// Which elements of what this rank keeps: those that no other rank answers for, which together are
 /// the model, once; or all of them, copies of what others keep, too.
 enum class StateShare { own, all };
+/// By what `KeptState` shows it: the model's parameters, or, as it lies in memory, whole flats,
+/// which are called "flat 0" and on: those mean something to the same layout alone.
+enum class StateUnits { parameters, flats };
 
 /// Calls `visit(stretch, span<T>)` for each stretch, in memory of the host: T is the dtype in which
 /// it is kept, const where `access` is `reads`.
 ///
 /// Order:   when nothing else runs; nothing of it is collective. Flat by flat; of each parameter
-/// and
-///          kind from the first element to the last.
+///          and kind from the first element to the last.
 /// Cost:    where the host does not reach the device, `most_elements` of its memory at a time.
 template <SwapAccess access, class M, class S>
 class KeptState {
@@ -49,9 +53,17 @@ class KeptState {
   static constexpr std::size_t most_elements = std::size_t{4} << 20;
 
  public:
-  explicit KeptState(Core& core) : core_{&core}, parameters_(core.layout.flat_count()) {
+  explicit KeptState(Core& core, StateUnits units = StateUnits::parameters)
+      : core_{&core}, parameters_(core.layout.flat_count()) {
+    if (units == StateUnits::flats) {
+      for (std::size_t f = 0; f < parameters_.size(); ++f)
+        parameters_[f].push_back(
+            {"flat " + std::to_string(f), shape(core.layout.flat(f).padded), 0});
+      return;
+    }
     for_each_own_parameter(core.layout, [&](const ParameterLayout& parameter, std::string name) {
-      parameters_[parameter.flat].push_back({&parameter, std::move(name)});
+      parameters_[parameter.flat].push_back(
+          {std::move(name), parameter.spec.shape, parameter.offset});
     });
   }
 
@@ -61,14 +73,31 @@ class KeptState {
   }
   template <class Visit>
   void visit(StateShare share, Visit visit) {
+    for (std::size_t f = 0; f < parameters_.size(); ++f) visit_flat(share, f, visit);
+  }
+  template <class Visit>
+  void visit_flat(StateShare share, std::size_t f, Visit& visit) {
     if (!has(share)) return;
-    for (std::size_t f = 0; f < parameters_.size(); ++f) {
-      window_ = window(share, f);
-      if (core_->layout.flat(f).is_trainable)
-        visit_trained(f, visit);
-      else
-        visit_frozen(f, visit);
-    }
+    window_ = window(share, f);
+    if (core_->layout.flat(f).is_trainable)
+      visit_trained(f, visit);
+    else
+      visit_frozen(f, visit);
+  }
+  /// Bytes of what `visit` shows that lie in memory, not on a disk.
+  std::size_t memory_bytes(StateShare share) const {
+    std::size_t bytes = 0;
+    describe(share,
+             [&]<class T>(const StateStretch& stretch, std::size_t count, std::type_identity<T>) {
+               bytes += (count - on_disk(stretch, count)) * sizeof(T);
+             });
+    return bytes;
+  }
+  /// Calls `look(name, shape, offset)` for each parameter of flat f; it begins with the flat's
+  /// element `offset`.
+  template <class Look>
+  void for_each_parameter(std::size_t f, Look look) const {
+    for (const Named& named : parameters_[f]) look(named.name, named.shape, named.offset);
   }
   /// What `visit` will show of each parameter and kind, in one stretch or in several that follow
   /// each other: `describe(stretch, count, std::type_identity<T>)`.
@@ -81,13 +110,10 @@ class KeptState {
       const bool is_trained = core_->layout.flat(f).is_trainable;
       const FlatLayout::Run seen = window(share, f);
       for (const Named& named : parameters_[f]) {
-        const std::size_t offset = named.layout->offset;
-        const std::size_t first = std::max(offset, seen.first);
-        const std::size_t last =
-            std::min(offset + named.layout->spec.shape.count(), seen.first + seen.count);
+        const std::size_t first = std::max(named.offset, seen.first);
+        const std::size_t last = std::min(named.end(), seen.first + seen.count);
         if (first >= last) continue;
-        StateStretch stretch{&named.name, &named.layout->spec.shape, StateStretch::parameter,
-                             first - offset};
+        StateStretch stretch = named.stretch(StateStretch::parameter, f, first);
         if (!is_trained) {
           describe(stretch, last - first, std::type_identity<Compute>{});
           continue;
@@ -101,10 +127,27 @@ class KeptState {
 
  private:
   struct Named {
-    const ParameterLayout* layout;
     std::string name;
+    Shape shape;
+    std::size_t offset;  // in its flat
+
+    std::size_t end() const { return offset + shape.count(); }
+    StateStretch stretch(std::size_t kind, std::size_t flat, std::size_t in_flat) const {
+      return {&name, &shape, kind, in_flat - offset, flat, in_flat};
+    }
   };
 
+  /// How many of these elements lie on a disk.
+  std::size_t on_disk(const StateStretch& stretch, std::size_t count) const {
+    const KeptFlat& kept = core_->state.kept(stretch.flat);
+    if (!core_->layout.flat(stretch.flat).is_trainable)
+      return kept.parameters_place == Place::nvme ? count : 0;
+    if (optimizer_place<S> != Place::nvme) return 0;
+    const std::size_t begin = core_->state.updated_from(stretch.flat);
+    const std::size_t first = std::max(stretch.in_flat, begin);
+    const std::size_t last = std::min(stretch.in_flat + count, begin + kept.away);
+    return first < last ? last - first : 0;
+  }
   /// The elements of flat f that are to be seen.
   FlatLayout::Run window(StateShare share, std::size_t f) const {
     const FlatLayout& flat = core_->layout.flat(f);
@@ -129,9 +172,9 @@ class KeptState {
     }
     if constexpr (optimizer_place<S> == Place::nvme)
       visit_chunks<access>(*core_, f, [&](const auto& view, std::size_t first) {
-        on_host(f, StateStretch::parameter, view.masters, begin + first, visit);
+        from_disk(f, StateStretch::parameter, view.masters, begin + first, visit);
         for (std::size_t k = 0; k < moments; ++k)
-          on_host(f, k + 1, view.moments[k], begin + first, visit);
+          from_disk(f, k + 1, view.moments[k], begin + first, visit);
       });
     on_device(f, StateStretch::parameter, state.masters(f), begin + kept.away, visit);
     const auto operands = state.operands(f);
@@ -155,24 +198,29 @@ class KeptState {
       visit_swapped_parameters<access>(*core_, f, [&](auto seen) {
         using T = typename decltype(seen)::value_type;
         if constexpr (access == SwapAccess::writes) std::fill(seen.begin(), seen.end(), T{});
-        on_host(f, StateStretch::parameter, seen, begin, visit);
+        from_disk(f, StateStretch::parameter, seen, begin, visit);
       });
   }
 
   /// `values` are the flat's elements from `begin` on.
   template <class T, class Visit>
   void on_host(std::size_t f, std::size_t kind, std::span<T> values, std::size_t begin,
-               Visit& visit) {
+               Visit& visit, bool is_on_disk = false) {
     using Seen = std::conditional_t<access == SwapAccess::reads, const T, T>;
     for (const Named& named : parameters_[f]) {
-      const std::size_t offset = named.layout->offset;
-      const std::size_t first = std::max({offset, begin, window_.first});
-      const std::size_t last = std::min({offset + named.layout->spec.shape.count(),
-                                         begin + values.size(), window_.first + window_.count});
-      if (first < last)
-        visit(StateStretch{&named.name, &named.layout->spec.shape, kind, first - offset},
-              std::span<Seen>{values.subspan(first - begin, last - first)});
+      const std::size_t first = std::max({named.offset, begin, window_.first});
+      const std::size_t last =
+          std::min({named.end(), begin + values.size(), window_.first + window_.count});
+      if (first >= last) continue;
+      StateStretch stretch = named.stretch(kind, f, first);
+      stretch.is_on_disk = is_on_disk;
+      visit(stretch, std::span<Seen>{values.subspan(first - begin, last - first)});
     }
+  }
+  template <class T, class Visit>
+  void from_disk(std::size_t f, std::size_t kind, std::span<T> values, std::size_t begin,
+                 Visit& visit) {
+    on_host(f, kind, values, begin, visit, /*is_on_disk=*/true);
   }
   template <class T, class Visit>
   void on_device(std::size_t f, std::size_t kind, std::span<T> values, std::size_t begin,
