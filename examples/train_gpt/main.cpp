@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoints.hpp"
 #include "machine.hpp"
 #include "options.hpp"
 #include "report.hpp"
@@ -38,9 +39,24 @@ sx::Plan plan_for(const Options& o) {
   return plan;
 }
 
+/// --init, --checkpoint and --resume.
+struct KeepsCheckpoints {
+  template <class Trainer>
+  static void begin(Trainer& trainer, const Options& o) {
+    if (!o.init.empty()) load_parameters(trainer, o);
+    if (o.resume) restore(trainer, o);
+  }
+  template <class Trainer>
+  static void after_step(Trainer& trainer, const Options& o, const Position& position) {
+    if (o.checkpoint.empty()) return;
+    if (position.step == o.steps || (o.every != 0 && position.step % o.every == 0))
+      save(trainer, o, position);
+  }
+};
+
 template <class Trainer>
 Result train(const Options& o, const Text& text, Log& log) {
-  return train_on<Trainer>(o, text, log, [&](std::size_t rank) {
+  return train_on<Trainer, KeepsCheckpoints>(o, text, log, [&](std::size_t rank) {
     return machine::make_device<DeviceOf<Trainer>>(o, rank);
   });
 }
@@ -92,8 +108,9 @@ bool same_file(const std::string& a, const std::string& b) {
   return !error && first == second;
 }
 
-void run(const Options& o) {
+void run(Options o) {
   const Entry& entry = find(o.strategy);
+  prepare_begin(o);
   if (!o.trace.empty()) check_traceable(entry.name);
   const Text text{o.data, o.context};
   const sx::Plan plan = entry.plan(o);
@@ -104,13 +121,14 @@ void run(const Options& o) {
       if (!path->empty() && same_file(o.trace, *path))
         throw BadInput("--trace " + o.trace + " is the file of " + option + "; name another");
   TraceFile trace{o.trace};  // last, so that bad input leaves no file behind
-  Log log{o.log};
+  Log log{o.log, o.resume};
   const double entropy = text.unigram_entropy();
-  log.start(entry.name, plan, entropy);
+  log.start(entry.name, plan, o.position.step, entropy);
   if (!o.quiet)
     std::printf("%s\n%zu parameters, %zu rank%s, %s, unigram entropy %.4f\n", entry.type.c_str(),
                 plan.parameter_count, plan.world, plan.world == 1 ? "" : "s", peaks(plan).c_str(),
                 entropy);
+  if (!o.quiet && o.resume) std::printf("goes on behind step %zu\n", o.position.step);
   const Result result =
       o.trace.empty() ? entry.train(o, text, log) : train_traced(entry.name, o, text, log, trace);
   std::printf("final loss %.4f, %s the text's unigram entropy of %.4f (nats a byte)\n", result.loss,

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -15,14 +16,28 @@ struct BadInput : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// How far a run is.
+struct Position {
+  std::size_t step = 0;     ///< taken, skipped ones too
+  std::size_t batches = 0;  ///< that each rank has trained on
+  std::uint64_t seed = 1;   ///< of the order of the data
+};
+
 struct Options {
-  std::string data, log, trace, nvme, strategy, lr_schedule = "constant";
+  std::string data, log, trace, nvme, strategy, lr_schedule = "constant", init, checkpoint,
+                                                state = "sharded";
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
-              accumulate = 1, warmup = 0;
+              accumulate = 1, warmup = 0, every = 0, keep = 0;
   float lr = 1e-3f;
   std::optional<float> lr_least, clip, weight_decay, loss_scale;
   std::uint64_t seed = 1;
-  bool quiet = false, help = false, list = false, compare = false, async = false;
+  bool quiet = false, help = false, list = false, compare = false, async = false, resume = false;
+  std::set<std::string> given;  ///< the names that stand on the command line
+
+  std::size_t vocabulary = 256;  ///< of the model; no option
+  Position position;             ///< where the run begins; no option
+
+  bool is_given(const std::string& name) const { return given.count(name) != 0; }
 };
 
 #if defined(TRAIN_GPT_CUDA)
@@ -60,7 +75,16 @@ inline constexpr const char* usage_of_options =
     "  --loss-scale X    of a strategy that has one: the scale, or the first (65536)\n"
     "  --nvme DIR        of a strategy with state on a disk: a folder there, of this run alone\n"
     "  --seed N          of the initial weights and the order of the data (1)\n"
-    "  --log FILE.jsonl  one JSON object a line: start, each step, end\n"
+    "  --init PATH       begin with a GPT-2 as Hugging Face saves it: a safetensors file, or a\n"
+    "                    folder with model.safetensors and config.json, which gives the sizes\n"
+    "  --checkpoint DIR  save to a folder there at the end; it must be new, or see --resume\n"
+    "  --every N         save each N steps, too\n"
+    "  --keep N          keep the newest N checkpoints (all)\n"
+    "  --state X         sharded: each rank writes a part; full: one model.safetensors, which\n"
+    "                    Hugging Face loads, beside the rest; local: memory as it lies (sharded)\n"
+    "  --resume          go on from the latest in --checkpoint, which may be of other ranks or\n"
+    "                    strategy; --steps counts from the start of training\n"
+    "  --log FILE.jsonl  one JSON object a line: start, each step, end; --resume adds to it\n"
     "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n";
 inline constexpr const char* usage_of_modes =
     "  --compare         train --steps under every strategy; print bytes planned and measured\n"
@@ -105,6 +129,7 @@ inline Options parse_options(int argc, char** argv) {
     const auto number = [&](auto& to) {
       to = detail::parse_number<std::remove_reference_t<decltype(to)>>(name, value());
     };
+    o.given.insert(name);
     if (name == "--data")
       o.data = value();
     else if (name == "--log")
@@ -113,6 +138,18 @@ inline Options parse_options(int argc, char** argv) {
       o.trace = value();
     else if (name == "--nvme")
       o.nvme = value();
+    else if (name == "--init")
+      o.init = value();
+    else if (name == "--checkpoint")
+      o.checkpoint = value();
+    else if (name == "--state")
+      o.state = value();
+    else if (name == "--every")
+      number(o.every);
+    else if (name == "--keep")
+      number(o.keep);
+    else if (name == "--resume")
+      o.resume = true;
     else if (name == "--strategy")
       o.strategy = value();
     else if (name == "--ranks")
@@ -193,6 +230,23 @@ inline Options parse_options(int argc, char** argv) {
   if (o.compare && !o.strategy.empty())
     throw BadInput("--compare runs every strategy; leave out --strategy");
   if (o.compare && !o.log.empty()) throw BadInput("--compare writes no log; leave out --log");
+  if (o.state != "sharded" && o.state != "full" && o.state != "local")
+    throw BadInput("--state '" + o.state + "' is none of sharded, full and local");
+  for (const char* option : {"--every", "--keep", "--state", "--resume"})
+    if (o.is_given(option) && o.checkpoint.empty())
+      throw BadInput(std::string{option} + " is of a run that saves; give --checkpoint DIR");
+  for (const char* option : {"--every", "--keep"})
+    if (o.is_given(option))
+      within(option, option == std::string{"--every"} ? o.every : o.keep, 1'000'000'000);
+  if (o.resume && !o.init.empty())
+    throw BadInput("--init: a run that is resumed has its parameters; leave it out");
+  for (const char* option : {"--checkpoint", "--init"})
+    if (o.is_given(option) && o.compare)
+      throw BadInput(std::string{"--compare keeps nothing; leave out "} + option);
+  for (const char* option : {"--checkpoint", "--init"})
+    if (o.is_given(option) && !o.trace.empty())
+      throw BadInput(std::string{"--trace is of a run that begins and ends by itself; leave out "} +
+                     option);
   if (o.compare && !o.trace.empty()) throw BadInput("--compare writes no trace; leave out --trace");
   return o;
 }

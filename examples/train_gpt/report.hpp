@@ -71,18 +71,20 @@ inline std::size_t resident_bytes(const shardexpr::MemoryAccount& account) {
 class Log {
  public:
   Log() = default;
+  /// `goes_on`: behind what is there.
   /// Errors:  BadInput if the file cannot be written.
-  explicit Log(const std::string& path) : path_{path} {
+  Log(const std::string& path, bool goes_on) : path_{path} {
     if (path.empty()) return;
-    file_.open(path, std::ios::trunc);
+    file_.open(path, goes_on ? std::ios::app : std::ios::trunc);
     if (!file_)
       throw BadInput("--log " + path + " cannot be written: " + std::strerror(errno) +
                      "; name a file in a folder that you may write to");
   }
 
-  void start(const std::string& strategy, const shardexpr::Plan& plan, double unigram_entropy) {
+  void start(const std::string& strategy, const shardexpr::Plan& plan, std::size_t steps_before,
+             double unigram_entropy) {
     write("{\"event\":\"start\",\"strategy\":\"" + strategy + "\"" + field("world", plan.world) +
-          field("parameters", plan.parameter_count) +
+          field("steps_before", steps_before) + field("parameters", plan.parameter_count) +
           ",\"plan\":{\"device_resident_bytes\":" + std::to_string(plan.device_resident_bytes) +
           field("device_peak_bytes", plan.device_peak_bytes) +
           field("parameters_bytes", plan.parameters_bytes) +
@@ -151,8 +153,9 @@ class Log {
 /// What a person sees: a bar that redraws itself on a terminal, a line now and then elsewhere.
 class Progress {
  public:
-  Progress(std::size_t steps, bool quiet)
-      : steps_{steps}, quiet_{quiet}, terminal_{isatty(STDOUT_FILENO) == 1} {}
+  /// Of steps `before` + 1 to `steps`.
+  Progress(std::size_t before, std::size_t steps, bool quiet)
+      : before_{before}, steps_{steps}, quiet_{quiet}, terminal_{isatty(STDOUT_FILENO) == 1} {}
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   /// A run that fails leaves the bar's line.
@@ -162,7 +165,8 @@ class Progress {
     using Clock = std::chrono::steady_clock;
     if (quiet_) return;
     const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
-    const double left = seconds / static_cast<double>(done) * static_cast<double>(steps_ - done);
+    const double left =
+        seconds / static_cast<double>(done - before_) * static_cast<double>(steps_ - done);
     if (terminal_) {
       char text[160];
       std::snprintf(text, sizeof text, "%zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left", done,
@@ -179,7 +183,8 @@ class Progress {
       open_ = true;
       if (done == steps_) end_line();
       std::fflush(stdout);
-    } else if (done == 1 || done == steps_ || done * 20 / steps_ != (done - 1) * 20 / steps_) {
+    } else if (done == before_ + 1 || done == steps_ ||
+               done * 20 / steps_ != (done - 1) * 20 / steps_) {
       std::printf("step %zu/%zu  loss %.4f  %.0f tokens/s  %.0f s left\n", done, steps_, loss,
                   tokens_per_s, left);
       std::fflush(stdout);
@@ -200,7 +205,7 @@ class Progress {
     std::fflush(stdout);
   }
 
-  std::size_t steps_;
+  std::size_t before_, steps_;
   bool quiet_, terminal_, open_ = false;
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };

@@ -20,7 +20,7 @@
 /// A file's bytes, each a token.
 class Text {
  public:
-  static constexpr std::size_t vocabulary = 256;
+  static constexpr std::size_t least_vocabulary = 256;
 
   /// Errors:  BadInput if the file cannot be read or is too short for one sequence.
   Text(const std::string& path, std::size_t context) {
@@ -50,7 +50,7 @@ class Text {
 
   /// Entropy of single bytes, in nats: the loss of a model that knows frequencies and no context.
   double unigram_entropy() const {
-    std::array<std::size_t, vocabulary> count{};
+    std::array<std::size_t, least_vocabulary> count{};
     for (unsigned char byte : bytes_) ++count[byte];
     double entropy = 0;
     for (std::size_t n : count)

@@ -48,7 +48,7 @@ constexpr Train train_of() {
     return nullptr;
   else
     return [](const Options& o, const Text& text, Log& log, sx::Trace& trace) {
-      return train_on<Traced>(o, text, log, [&](std::size_t rank) {
+      return train_on<Traced, KeepsNothing>(o, text, log, [&](std::size_t rank) {
         return machine::make_device<DeviceOf<Traced>>(o, rank, trace, rank);
       });
     };

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 inline sx::GptConfig config_of(const Options& o) {
-  return {.vocabulary = Text::vocabulary,
+  return {.vocabulary = o.vocabulary,
           .context = o.context,
           .embed = o.embed,
           .heads = o.heads,
@@ -121,8 +121,15 @@ sx::StepResult take_step(Trainer& trainer, const std::vector<sx::GptBatch>& batc
   }
 }
 
+/// A run that begins by itself and keeps nothing.
+struct KeepsNothing {
+  static void begin(auto&, const Options&) {}
+  static void after_step(auto&, const Options&, const Position&) {}
+};
+
 /// Trains over `o.ranks` ranks, each on its `make(rank)`; rank 0 writes the log and the progress.
-template <class Trainer, class Make>
+/// `Keeping`: what a run begins with and leaves.
+template <class Trainer, class Keeping, class Make>
 Result train_on(const Options& o, const Text& text, Log& log, Make make) {
   using Clock = std::chrono::steady_clock;
   const sx::GptConfig config = config_of(o);
@@ -138,23 +145,27 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       batches.push_back({tokens[m].data(), targets[m].data()});
     }
     const bool speaks = comm.rank() == 0;
-    Progress progress{o.steps, o.quiet || !speaks};
-    for (std::size_t step = 1; step <= o.steps; ++step) {
+    Progress progress{o.position.step, o.steps, o.quiet || !speaks};
+    Keeping::begin(trainer, o);
+    Position position = o.position;
+    while (position.step < o.steps) {
+      const std::size_t step = ++position.step;
       const auto began = Clock::now();
       const std::size_t sent_before = trainer.traffic().total();
       for (std::size_t m = 0; m < o.accumulate; ++m)
-        text.sample(o.seed, (step - 1) * o.accumulate + m + 1, comm.rank(), o.batch, o.context,
-                    tokens[m], targets[m]);
+        text.sample(position.seed, ++position.batches, comm.rank(), o.batch, o.context, tokens[m],
+                    targets[m]);
       const float rate = trainer.learning_rate();
       const sx::StepResult result = take_step(trainer, batches);
       if (!std::isfinite(result.loss) && !result.is_skipped)
         throw sx::Error("the loss is not finite at step " + std::to_string(step) + "; lower --lr");
-      if (!speaks) continue;
       const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
+      const std::size_t sent = trainer.traffic().total() - sent_before;
+      Keeping::after_step(trainer, o, position);
+      if (!speaks) continue;
       const double tokens_per_s =
           static_cast<double>(config.tokens() * comm.size() * o.accumulate) /
           std::max(seconds, 1e-9);
-      const std::size_t sent = trainer.traffic().total() - sent_before;
       log.step(step, result, rate, tokens_per_s, sent);
       progress.step(step, result.loss, tokens_per_s);
       out.loss = result.loss;

@@ -93,7 +93,7 @@ TEST_CASE("the log: events, fields, and the plan's numbers") {
       REQUIRE(lines.size() == steps + 2);
 
       const Json start = Json::parse(lines.front());
-      CHECK(start.names() == "event strategy world parameters plan unigram_entropy");
+      CHECK(start.names() == "event strategy world steps_before parameters plan unigram_entropy");
       CHECK(start["event"].string() == "start");
       CHECK(start["strategy"].string() == strategy.name);
       CHECK(start["world"].count() == ranks);

@@ -191,6 +191,12 @@ class GptRun {
     return *reinterpret_cast<A*>(head_->out[0].data);
   }
 
+  /// What the last block of the last forward handed to the head.
+  Tensor<const T> hidden() const {
+    const sx::detail::AnyTensor& x = blocks_.back().out[0];
+    return {reinterpret_cast<const T*>(x.data), x.shape};
+  }
+
   void backward(const sx::GptBatch& batch, A dloss) {
     *reinterpret_cast<A*>(head_->dout[0].data) = dloss;
     auto& last = blocks_.back();

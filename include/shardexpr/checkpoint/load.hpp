@@ -3,6 +3,7 @@
 #include <shardexpr/checkpoint/agree.hpp>
 #include <shardexpr/checkpoint/fill_state.hpp>
 #include <shardexpr/checkpoint/forms.hpp>
+#include <shardexpr/checkpoint/info.hpp>
 #include <shardexpr/checkpoint/manifest.hpp>
 #include <shardexpr/checkpoint/part_file.hpp>
 #include <shardexpr/checkpoint/saved_state.hpp>
@@ -32,13 +33,8 @@ struct LoadOptions {
   bool restore_options = false;
 };
 
-/// What a checkpoint said beside the state that it gave back.
-struct Restored {
-  std::string folder;  ///< it was read from
-  std::string form;    ///< "sharded", "full" or "local"
-  std::string cursor;  ///< `SaveOptions::cursor`
-  std::string strategy;
-  std::size_t step = 0, world = 0;
+/// What a checkpoint says, beside the state that it gave back.
+struct Restored : CheckpointInfo {
   bool has_loss_scale = false;  ///< its state was restored: the policy is the one that saved
 };
 
@@ -201,6 +197,7 @@ Restored load_checkpoint(Trainer& trainer, const std::string& path, From from,
     share_text(core, restored.folder);
     if (!reads) manifest = Manifest::parse(restored.folder, text);
   }
+  static_cast<CheckpointInfo&>(restored) = info_of(restored.folder, manifest);
   const bool is_local = manifest.kind == "local";
   typename Trainer::Options trains = trainer.options();
   auto scaler = TrainerAccess::scaler(trainer);
@@ -237,11 +234,6 @@ Restored load_checkpoint(Trainer& trainer, const std::string& path, From from,
   TrainerAccess::set_options(trainer, trains);
   TrainerAccess::set_steps(trainer, static_cast<std::size_t>(manifest.step));
   if (restored.has_loss_scale) TrainerAccess::scaler(trainer) = scaler;
-  restored.form = manifest.kind;
-  restored.cursor = manifest.cursor;
-  restored.strategy = manifest.strategy;
-  restored.step = static_cast<std::size_t>(manifest.step);
-  restored.world = static_cast<std::size_t>(manifest.world);
   return restored;
 }
 /// The same, where every rank sees the files.

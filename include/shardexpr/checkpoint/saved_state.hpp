@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/checkpoint/manifest.hpp>
 #include <shardexpr/checkpoint/part_file.hpp>
+#include <shardexpr/checkpoint/stored_elements.hpp>
 #include <shardexpr/checkpoint/trained_state.hpp>
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/error.hpp>
@@ -176,27 +177,13 @@ class SavedState {
 
   template <class T>
   void read_from(PartReader<System>& file, std::size_t i, std::uint64_t first, std::span<T> to) {
-    const std::string_view dtype = file.header().tensors[i].dtype.name;
-    if (dtype == stored_dtype_name<T>)
-      return file.read(i, first * sizeof(T), std::as_writable_bytes(to));
-    if (dtype == stored_dtype_name<fp32>) return convert<fp32>(file, i, first, to);
-    if (dtype == stored_dtype_name<bf16>) return convert<bf16>(file, i, first, to);
-    if (dtype == stored_dtype_name<fp16>) return convert<fp16>(file, i, first, to);
-    throw FormatError(file.path() + ", tensor " + shown(file.header().tensors[i].name) +
-                      ": a dtype that nothing is trained in");
-  }
-  template <class From, class T>
-  static void convert(PartReader<System>& file, std::size_t i, std::uint64_t first,
-                      std::span<T> to) {
-    std::vector<From> read(std::min<std::size_t>(to.size(), 16384));
-    while (!to.empty()) {
-      const std::span<From> some = std::span{read}.first(std::min(read.size(), to.size()));
-      file.read(i, first * sizeof(From), std::as_writable_bytes(some));
-      for (std::size_t k = 0; k < some.size(); ++k)
-        to[k] = static_cast<T>(static_cast<float>(some[k]));
-      first += some.size();
-      to = to.subspan(some.size());
-    }
+    const StoredTensor& tensor = file.header().tensors[i];
+    if (!is_trained_dtype(tensor.dtype.name))
+      throw FormatError(file.path() + ", tensor " + shown(tensor.name) +
+                        ": a dtype that nothing is trained in");
+    read_elements(
+        tensor.dtype.name, first, to,
+        [&](std::uint64_t byte, std::span<std::byte> bytes) { file.read(i, byte, bytes); });
   }
 
   std::string folder_;
