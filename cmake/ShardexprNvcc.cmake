@@ -19,20 +19,25 @@ if(SHARDEXPR_NVCC)
   find_library(SHARDEXPR_CUBLASLT_LIBRARY cublasLt PATHS ${shardexpr_cuda} PATH_SUFFIXES lib lib64)
   mark_as_advanced(SHARDEXPR_CUBLASLT_INCLUDE SHARDEXPR_CUBLASLT_LIBRARY)
 endif()
-# shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [OPTIONS <option of nvcc>...]
-#                           [OBJECTS <file>...] [INCLUDE <folder>...] [LIBRARIES <file or option>...])
+# shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [HOST_OPTIMIZATION <0 to 3>]
+#                           [OPTIONS <option of nvcc>...] [OBJECTS <file>...]
+#                           [INCLUDE <folder>...] [LIBRARIES <file or option>...])
 # bin/<name>, compiled by nvcc for each architecture of SHARDEXPR_GPU_ARCHITECTURES with its warnings
 # and the host compiler's as errors; nothing where there is no nvcc or no cuBLASLt. The compiler is
 # called by itself, so that CMake need not enable CUDA.
 set(SHARDEXPR_GPU_ARCHITECTURES "80;90" CACHE STRING
   "Compute capabilities that GPU programs are built for, without a dot; or `native`")
 function(shardexpr_add_gpu_program name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;OPTIONS;OBJECTS;INCLUDE;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "HOST_OPTIMIZATION"
+    "SOURCES;OPTIONS;OBJECTS;INCLUDE;LIBRARIES")
+  if(NOT DEFINED arg_HOST_OPTIMIZATION)
+    set(arg_HOST_OPTIMIZATION 3)
+  endif()
   if(NOT SHARDEXPR_NVCC OR NOT SHARDEXPR_CUBLASLT_LIBRARY OR
       NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     return()
   endif()
-  set(flags -std=c++20 -O3 --threads 2 -Werror all-warnings
+  set(flags -std=c++20 -O${arg_HOST_OPTIMIZATION} --threads 2 -Werror all-warnings
     -Xcompiler -Wall,-Wextra,-Werror,-fno-math-errno,-pthread -I${PROJECT_SOURCE_DIR}/include)
   list(JOIN SHARDEXPR_NOT_FATAL "," not_fatal)
   list(APPEND flags -Xcompiler ${not_fatal})

@@ -52,10 +52,15 @@ endfunction()
 
 # shardexpr_add_test(<name> SOURCES <file>... [LIBRARIES <target>...] [LABELS <label>...]
 #                    [TIMEOUT <seconds>] [FIXTURES <file>...])
-# One doctest program with the shared main, one ctest of the same name. It fails when it runs no
+# One doctest program with the shared main, one ctest of the same name, if this build tests it:
+# SHARDEXPR_TESTS_ONLY and SHARDEXPR_TESTS_NOT; by its name it can be built all the same. It fails when it runs no
 # test case, and after TIMEOUT seconds (default 300), so that a hang is a failure. FIXTURES: the
 # sources that read files of tests/fixtures; others do not know where they are, so that a compiler's
 # cache serves several checkouts.
+set(SHARDEXPR_TESTS_ONLY "" CACHE STRING
+  "Regular expression: the test programs that are built and run; empty: all")
+set(SHARDEXPR_TESTS_NOT "^$" CACHE STRING "Regular expression: those of them that are not")
+mark_as_advanced(SHARDEXPR_TESTS_ONLY SHARDEXPR_TESTS_NOT)
 function(shardexpr_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;FIXTURES")
   if(NOT arg_TIMEOUT)
@@ -66,6 +71,10 @@ function(shardexpr_add_test name)
   target_link_libraries(${name} PRIVATE shardexpr_test_main doctest::doctest ${arg_LIBRARIES})
   set_source_files_properties(${arg_FIXTURES} PROPERTIES
     COMPILE_DEFINITIONS SHARDEXPR_FIXTURES_DIR="${PROJECT_SOURCE_DIR}/tests/fixtures")
+  if(NOT name MATCHES "${SHARDEXPR_TESTS_ONLY}" OR name MATCHES "${SHARDEXPR_TESTS_NOT}")
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+    return()
+  endif()
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "unit;${arg_LABELS}")
 endfunction()

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake/test.sh [--only release|clang|asan|tsan]
 # Builds and tests every preset in turn and stops at the first that fails.
-#   release  g++: all tests, compile-fail cases under g++, clang++ and nvcc where installed
-#   clang    clang++: program tests
-#   asan     clang++, address and undefined behaviour: program tests
-#   tsan     clang++, data races: program tests
+#   release  g++: most tests, compile-fail cases under g++, clang++ and nvcc where installed
+#   clang    clang++: arithmetic, every legal strategy, the emulated GPU
+#   asan     clang++, address and undefined behaviour: most test programs
+#   tsan     clang++, data races: those with threads
 # JOBS=n builds and tests n at a time (default 2).
 set -eu
 cd "$(dirname "$0")/.."
