@@ -9,6 +9,8 @@
 #include <iterator>
 #include <map>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../support/apart.hpp"
@@ -208,6 +210,65 @@ TEST_CASE("what cannot be saved is refused before anything is written") {
             std::string::npos);
   });
   CHECK(scratch.is_empty());
+}
+
+TEST_CASE("the loss scale's state and, where asked for, options are those that were saved") {
+  using Half = sx::MixedPrecision<sx::fp16, sx::fp32>;
+  using Scaled = Drifting<FullShard, Half, sx::DynamicLossScale>;
+  using Fixed = Drifting<FullShard, Half, sx::StaticLossScale>;
+  const Scratch scratch{Scratch::in_memory()};
+  Scaled::Options chosen;
+  chosen.optimizer.learning_rate = 0.02f;
+  chosen.schedule = sx::LearningRateSchedule::warmup_cosine(2, 20, 0.1);
+  chosen.loss_scale.initial_scale = 256;
+  chosen.loss_scale.growth_interval = 2;
+  chosen.groups[0].learning_rate_factor = 0.5f;
+  using Steps = std::vector<std::pair<double, float>>;  // loss and scale
+  const auto goes_on = [](auto& comm, auto& trainer) {
+    Steps steps;
+    for (int s = 0; s < 5; ++s) {
+      std::vector<float> x(20);
+      toy::fill(x, trainer.steps(), comm.rank());
+      const sx::StepResult result = trainer.step({x.data()});
+      steps.emplace_back(result.loss, result.loss_scale);
+    }
+    return steps;
+  };
+  Steps saved;
+  float rate = 0;
+  sx::launch(2, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    Scaled trainer{device, comm, toy::Config{}, chosen};
+    runs::train(comm, trainer, 3);
+    CHECK(trainer.loss_scale() == 512);
+    sx::save_checkpoint(trainer, scratch.path());
+    const Steps steps = goes_on(comm, trainer);
+    if (comm.rank() == 0) saved = steps;
+  });
+  CHECK(saved[0].second == 512);
+  CHECK(saved[1].second == 1024);  // it was half way to the next
+  sx::launch(2, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    Scaled::Options others;
+    others.loss_scale.growth_interval = 2;
+    Scaled trainer{device, comm, toy::Config{}, others};
+    const sx::Restored kept = sx::load_checkpoint(trainer, scratch.path());
+    CHECK(kept.has_loss_scale);
+    CHECK(trainer.loss_scale() == 512);
+    CHECK(trainer.options().optimizer.learning_rate == others.optimizer.learning_rate);
+    sx::load_checkpoint(trainer, scratch.path(), {.restore_options = true});
+    CHECK(trainer.options().optimizer.learning_rate == 0.02f);
+    CHECK(trainer.options().groups == chosen.groups);
+    if (comm.rank() == 0) rate = trainer.learning_rate();
+    CHECK(goes_on(comm, trainer) == saved);
+  });
+  CHECK(rate == doctest::Approx(0.5 * 0.02 * chosen.schedule.factor(4)));
+  sx::launch(1, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    Fixed trainer{device, comm, toy::Config{}};
+    CHECK_FALSE(sx::load_checkpoint(trainer, scratch.path()).has_loss_scale);
+    CHECK(trainer.loss_scale() == Fixed::Options{}.loss_scale.scale);
+  });
 }
 
 }  // namespace
