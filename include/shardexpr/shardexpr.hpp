@@ -13,6 +13,7 @@
 #include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
+#include <shardexpr/engine/sync_from_rank0.hpp>
 #include <shardexpr/engine/trainer_name.hpp>
 #include <shardexpr/model/initialize.hpp>
 #include <shardexpr/model/layout.hpp>

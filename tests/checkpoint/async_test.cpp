@@ -7,13 +7,16 @@
 #include <condition_variable>
 #include <cstddef>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../support/apart.hpp"
 #include "../support/error_of.hpp"
+#include "../support/sanitized.hpp"
 #include "faulty_system.hpp"
 #include "runs.hpp"
 #include <doctest/doctest.h>
@@ -226,6 +229,63 @@ TEST_CASE("an asynchronous save that is killed at any call leaves the old checkp
   }
   CHECK(kept > 15);
   CHECK(moved > 1);
+}
+
+/// A line of /proc/self/status, in bytes.
+std::size_t status_bytes(const std::string& key) {
+  std::ifstream file{"/proc/self/status"};
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with(key + ":")) return 1024 * std::stoull(line.substr(key.size() + 1));
+  return 0;
+}
+/// By how much memory rises meanwhile; nothing where the system does not tell.
+template <class Work>
+std::optional<std::size_t> rise(Work work) {
+  std::ofstream reset{"/proc/self/clear_refs"};
+  if (!(reset << "5" << std::flush)) return std::nullopt;  // the peak begins anew
+  const std::size_t before = status_bytes("VmRSS");
+  work();
+  const std::size_t peak = status_bytes("VmHWM");
+  return peak > before ? peak - before : 0;
+}
+
+TEST_CASE("to save and to load take no second copy of the state" * doctest::skip(SANITIZED)) {
+  using Trainer = sx::Sharded<toy::Autoencoder, FullShard, sx::Over<sx::Solo>>;
+  const toy::Config large{.inputs = 5, .width = 1500, .depth = 2, .rows = 1};
+  sx::Solo comm;
+  sx::Cpu device;
+  Trainer trainer{device, comm, large};
+  const std::size_t planned = sx::plan<Trainer>(large, 1).device_peak_bytes;
+  const std::size_t state = sx::plan<Trainer>(large, 1).device_resident_bytes;
+  REQUIRE(state > 50'000'000);
+  const auto check = [&](const char* what, std::size_t most, auto work) {
+    CAPTURE(what);
+    const auto risen = rise(work);
+    if (!risen) {
+      MESSAGE("SKIPPED: this system does not tell a process's peak");
+      return;
+    }
+    CAPTURE(*risen);
+    CHECK(*risen < most);
+  };
+  constexpr std::size_t little = 3'000'000;
+  const Scratch scratch, local, full;
+  check("save sharded", little, [&] { sx::save_checkpoint(trainer, scratch.path()); });
+  check("save local", little,
+        [&] { sx::save_checkpoint(trainer, local.path(), sx::LocalState{}); });
+  check("save full", little, [&] { sx::save_checkpoint(trainer, full.path(), sx::FullState{}); });
+  check("load sharded", little, [&] { sx::load_checkpoint(trainer, scratch.path()); });
+  check("load local", little, [&] { sx::load_checkpoint(trainer, local.path()); });
+  check("load full", little, [&] { sx::load_checkpoint(trainer, full.path()); });
+  // What ranks tell each other, beside the plan.
+  CHECK(device.account().peak_bytes() < planned + 5000);
+  // And that the measure sees a copy.
+  const auto copied = rise([&] {
+    sx::AsyncSaver saver{trainer, scratch.path()};
+    saver.save();
+    saver.wait();
+  });
+  if (copied) CHECK(*copied > state - 20'000'000);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Buffers: what units keep that is not trained. Whole on every rank, each rank's own, in a dtype of
 // their own.
+#include <shardexpr/engine/sync_from_rank0.hpp>
+
 #include <cstddef>
 #include <map>
 #include <string>
@@ -87,6 +89,44 @@ TEST_CASE("what is written into a unit's buffers is what its forward reads") {
     CHECK(trainer.evaluate({x.data()}) != before);
     CHECK_THROWS_AS(trainer.template buffers<Drift>(3), sx::ConfigError);
   });
+}
+
+template <class Trainer>
+void check_sync(std::size_t world) {
+  std::vector<std::vector<float>> all(world);
+  const auto collect = [&](std::size_t rank, auto& trainer) {
+    all[rank].clear();
+    trainer.summon([&](const std::string&, auto value) {
+      all[rank].insert(all[rank].end(), value.data, value.data + value.count());
+    });
+    trainer.for_each_buffer([&](const std::string&, auto value) {
+      all[rank].insert(all[rank].end(), value.data, value.data + value.count());
+    });
+  };
+  std::vector<float> first;
+  sx::launch(world, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    typename Trainer::Options options;
+    options.seed = 1 + comm.rank();
+    Trainer trainer{device, comm, toy::Config{}, options};
+    collect(comm.rank(), trainer);
+    if (comm.rank() == 0) first = all[0];
+    comm.barrier(trainer.context());
+    CHECK((comm.rank() == 0 || all[comm.rank()] != first));
+    comm.barrier(trainer.context());
+    sx::sync_from_rank0(trainer);
+    collect(comm.rank(), trainer);
+    CHECK(all[comm.rank()] == first);
+    std::vector<float> x(20);
+    toy::fill(x, 0, comm.rank());
+    (void)trainer.step({x.data()});
+  });
+}
+
+TEST_CASE("ranks that differ become equal to rank 0, parameters and buffers") {
+  check_sync<sx::Sharded<Drifting, sx::NoShard>>(3);
+  check_sync<sx::Sharded<Drifting, sx::NoShard,
+                         sx::Precision<sx::fp32, sx::bf16, sx::fp32, sx::fp32, sx::fp32>>>(2);
 }
 
 }  // namespace
