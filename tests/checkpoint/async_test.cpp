@@ -187,7 +187,7 @@ TEST_CASE("saves follow each other, keep as many as they are told, and the last 
 
 TEST_CASE("an asynchronous save that is killed at any call leaves the old checkpoint or the new") {
   using Alone = Toy<FullShard, sx::Over<sx::Solo>>;
-  const Scratch scratch;
+  const Scratch scratch{Scratch::in_memory()};
   sx::Solo comm;
   sx::Cpu device;
   Alone trainer{device, comm, toy::Config{}};

@@ -149,8 +149,9 @@ TEST_CASE("files that are cut off, missing, swapped or of another checkpoint are
   CHECK(complaint(scratch.path()) == "");
 }
 
-TEST_CASE("a save that is killed at any call leaves the old checkpoint or the new one") {
-  const Scratch scratch;
+template <class Form>
+void check_killed(Form form) {
+  const Scratch scratch{Scratch::in_memory()};
   Job job;
   job.step();
   sx::save_checkpoint(job.trainer, scratch.path());
@@ -167,7 +168,7 @@ TEST_CASE("a save that is killed at any call leaves the old checkpoint or the ne
     if (child == 0) {
       Faulty::calls_until = call;
       Faulty::error = 0;
-      sx::save_checkpoint<Faulty>(job.trainer, scratch.path(), {.keep = 2});
+      sx::save_checkpoint<Faulty>(job.trainer, scratch.path(), form, {.keep = 2});
       ::_exit(0);
     }
     int status = 0;
@@ -184,12 +185,18 @@ TEST_CASE("a save that is killed at any call leaves the old checkpoint or the ne
   CHECK(kept > 10);
   CHECK(moved > 1);
 }
+TEST_CASE("a save that is killed at any call leaves the old checkpoint or the new one") {
+  check_killed(sx::ShardedState{});
+  check_killed(sx::FullState{});
+  check_killed(sx::FullState{.dtype = "BF16", .most_file_bytes = 200});
+  check_killed(sx::LocalState{});
+}
 
 TEST_CASE(
     "a save that the system refuses at any call is an error; the old one stays, and it can be "
     "tried again") {
   for (const int error : {ENOSPC, EIO, EROFS}) {
-    const Scratch scratch;
+    const Scratch scratch{Scratch::in_memory()};
     Job job;
     job.step();
     sx::save_checkpoint(job.trainer, scratch.path());
