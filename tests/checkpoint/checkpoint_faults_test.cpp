@@ -37,11 +37,16 @@ struct Forgetful : sx::detail::LinuxSystem {
 
 using Alone = sx::Sharded<toy::Autoencoder, sx::FullShard, sx::Over<sx::Solo>>;
 
+/// The width of a model whose state takes several stages.
+constexpr std::size_t wide = 400;
+
 /// One rank, without a thread: what forks.
 struct Job {
   sx::Solo comm;
   sx::Cpu device;
-  Alone trainer{device, comm, toy::Config{}};
+  Alone trainer;
+
+  explicit Job(std::size_t width = 7) : trainer{device, comm, toy::Config{.width = width}} {}
 
   void step() {
     std::vector<float> x(20);
@@ -149,10 +154,16 @@ TEST_CASE("files that are cut off, missing, swapped or of another checkpoint are
   CHECK(complaint(scratch.path()) == "");
 }
 
+/// Where the state takes several stages, on a disk, which those go to past its cache.
+std::filesystem::path folder_for(std::size_t width) {
+  return width == wide ? "." : Scratch::in_memory();
+}
+
 template <class Form>
-void check_killed(Form form) {
-  const Scratch scratch{Scratch::in_memory()};
-  Job job;
+void check_killed(Form form, std::size_t width = 7) {
+  CAPTURE(width);
+  const Scratch scratch{folder_for(width)};
+  Job job{width};
   job.step();
   sx::save_checkpoint(job.trainer, scratch.path());
   const std::vector<float> old = job.weights();
@@ -175,7 +186,7 @@ void check_killed(Form form) {
     REQUIRE(::waitpid(child, &status, 0) == child);
     REQUIRE(WIFEXITED(status));
     CHECK(complaint(scratch.path()) == "");
-    Job again;
+    Job again{width};
     const sx::Restored restored = sx::load_checkpoint(again.trainer, scratch.path());
     CHECK(again.weights() == (restored.step == 1 ? old : now));
     ++(restored.step == 1 ? kept : moved);
@@ -187,6 +198,7 @@ void check_killed(Form form) {
 }
 TEST_CASE("a save that is killed at any call leaves the old checkpoint or the new one") {
   check_killed(sx::ShardedState{});
+  check_killed(sx::ShardedState{}, wide);
   check_killed(sx::FullState{});
   check_killed(sx::FullState{.dtype = "BF16", .most_file_bytes = 200});
   check_killed(sx::LocalState{});
@@ -195,9 +207,17 @@ TEST_CASE("a save that is killed at any call leaves the old checkpoint or the ne
 TEST_CASE(
     "a save that the system refuses at any call is an error; the old one stays, and it can be "
     "tried again") {
-  for (const int error : {ENOSPC, EIO, EROFS}) {
-    const Scratch scratch{Scratch::in_memory()};
-    Job job;
+  struct Case {
+    int error;
+    std::size_t width;
+  };
+  for (const Case& c : {Case{ENOSPC, 7}, {EIO, 7}, {EROFS, 7}, {ENOSPC, wide}}) {
+    const int error = c.error;
+    const std::size_t width = c.width;
+    CAPTURE(error);
+    CAPTURE(width);
+    const Scratch scratch{folder_for(width)};
+    Job job{width};
     job.step();
     sx::save_checkpoint(job.trainer, scratch.path());
     const std::vector<float> old = job.weights();
@@ -221,7 +241,7 @@ TEST_CASE(
       const bool was_reached = Faulty::calls_until < 0;
       Faulty::calls_until = -1;
       CHECK(complaint(scratch.path()) == "");
-      Job again;
+      Job again{width};
       const sx::Restored restored = sx::load_checkpoint(again.trainer, scratch.path());
       CHECK(again.weights() == (restored.step == 1 ? old : now));
       if (!was_reached) break;

@@ -85,6 +85,19 @@ class FileHandle {
       from = from.subspan(static_cast<std::size_t>(count));
     }
   }
+  /// Lets transfers go past the page cache. False: the file system does not have that.
+  bool go_direct() const { return System::set_direct(fd_, true) == 0; }
+  /// Writes past the page cache as much as the system takes at once, in whole blocks of the file
+  /// and of memory. 0: it takes none such.
+  template <class What>
+  std::size_t write_direct(std::uint64_t offset, std::span<const std::byte> from,
+                           const What& what) const {
+    const ssize_t count =
+        without_interrupts([&] { return System::pwrite(fd_, from.data(), from.size(), offset); });
+    if (count >= 0) return static_cast<std::size_t>(count);
+    if (errno != EINVAL) fail(what, offset, from.size(), errno, "cannot be written");
+    return 0;
+  }
   /// Errors:  IoError if the file has another size than when it was opened.
   template <class What>
   void check_size(const What& what) const {

@@ -7,6 +7,7 @@
 #include <shardexpr/checkpoint/safetensors_layout.hpp>
 #include <shardexpr/checkpoint/safetensors_writer.hpp>
 #include <shardexpr/checkpoint/shown_name.hpp>
+#include <shardexpr/checkpoint/staged_writer.hpp>
 #include <shardexpr/core/crc32c.hpp>
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/io/system.hpp>
@@ -91,6 +92,11 @@ struct FileSums {
 
 /// Writes a file of tensors and their sums. Each tensor comes from its begin to its end; tensors
 /// may come in turns.
+///
+/// Order:   one thread at a time.
+/// Errors:  IoError where the disk is full or fails, from `append` or `finish`: what was given
+///          before may only then be written.
+/// Cost:    as `StagedWriter`.
 template <class System>
 class PartWriter {
  public:
@@ -98,9 +104,10 @@ class PartWriter {
       : folder_{std::move(folder)},
         name_{std::move(name)},
         sums_(layout.header.tensors.size()),
-        writer_{SafetensorsWriter<System>::create(folder_ + "/" + name_, std::move(layout))} {}
+        writer_{SafetensorsWriter<System>::create(folder_ + "/" + name_, std::move(layout))},
+        data_{std::make_unique<StagedWriter<System>>(writer_.path())} {}
 
-  /// Writes what comes next of tensor `i` of the layout's header: its bytes from `first` on.
+  /// Takes what comes next of tensor `i` of the layout's header: its bytes from `first` on.
   /// Errors:  Error if what lies before was not given.
   void append(std::size_t i, std::uint64_t first, std::span<const std::byte> from) {
     const StoredTensor& tensor = writer_.layout().header.tensors[i];
@@ -108,8 +115,16 @@ class PartWriter {
       throw Error(writer_.path() + ", tensor " + shown(tensor.name) + ": byte " +
                   std::to_string(first) + " was given where " + std::to_string(sums_[i].bytes()) +
                   " comes next");
-    writer_.write(tensor, first, from);
-    sums_[i].add(from);
+    check_part(writer_.path(), tensor, first, from.size());
+    // Chunk by chunk: what was summed is copied from the cache.
+    std::uint64_t at = header().data_offset + tensor.begin + first;
+    while (!from.empty()) {
+      const auto next = from.first(std::min(from.size(), ChunkSums::chunk_bytes));
+      sums_[i].add(next);
+      data_->write(at, next);
+      at += next.size();
+      from = from.subspan(next.size());
+    }
   }
   const SafetensorsHeader& header() const { return writer_.layout().header; }
 
@@ -127,6 +142,7 @@ class PartWriter {
     }
     sums.header = crc32c_of(writer_.layout().first_bytes);
     const std::uint64_t bytes = writer_.layout().file_bytes();
+    data_->flush();
     writer_.finish();
     const std::string text = sums.text();
     write_text<System>(folder_ + "/" + sums_name(name_), text);
@@ -137,6 +153,7 @@ class PartWriter {
   std::string folder_, name_;
   std::vector<ChunkSums> sums_;
   SafetensorsWriter<System> writer_;
+  std::unique_ptr<StagedWriter<System>> data_;  // its thread knows where it is
 };
 
 /// Errors:  FormatError if a file of text is not the one that was saved.

@@ -90,9 +90,9 @@ void check_save(const Form& form, const SaveOptions& options) {
 /// Errors:  ConfigError while a guard is alive or gradients wait; IoError, on every rank, if any
 ///          cannot write: the path, what failed, what to do. The checkpoints before stay as they
 ///          are, and the trainer can go on.
-/// Cost:    writes each byte of the state once, with a checksum for each 256 KiB; FullState: twice.
-///          Memory: a header and the sums, and 256 KiB for FullState; where the host does not reach
-///          the device, 4 Mi elements of its own.
+/// Cost:    writes each byte of the state once, past the page cache, with a checksum for each 256
+///          KiB; FullState: twice. Memory: a header, the sums and 8 MiB, and 256 KiB for FullState;
+///          where the host does not reach the device, 4 Mi elements of its own.
 template <class System = detail::LinuxSystem, class Trainer, class Form>
 void save_checkpoint(Trainer& trainer, const std::string& directory, const Form& form,
                      const SaveOptions& options = {}) {
