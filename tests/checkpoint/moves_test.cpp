@@ -46,7 +46,7 @@ void check_moves(const std::vector<Strategy>& from, const std::vector<Strategy>&
       if (!saver.runs_on(world)) continue;
       CAPTURE(saver.name);
       CAPTURE(world);
-      const Scratch scratch;
+      const Scratch scratch{Scratch::in_memory()};
       const Run saved = saver.save(world, scratch.path());
       REQUIRE(runs::is_whole(saved.kept));
       sx::verify_checkpoint(scratch.path());
@@ -97,7 +97,8 @@ TEST_CASE("a full checkpoint, and one in other parts, are what was saved; a full
                  mixed = strategy<Toy<FullShard, Mixed>>("mixed");
   for (const Strategy& saver : {full, mixed}) {
     CAPTURE(saver.name);
-    const Scratch scratch, rewritten, again, narrow;
+    const Scratch scratch{Scratch::in_memory()}, rewritten{Scratch::in_memory()},
+        again{Scratch::in_memory()}, narrow{Scratch::in_memory()};
     const Run saved = saver.save(3, scratch.path());
     const auto check = [&](const std::string& directory) {
       sx::verify_checkpoint(directory);
