@@ -25,12 +25,6 @@ namespace shardexpr {
 
 namespace detail {
 
-inline std::uint64_t count_of(const Manifest::Parameter& parameter) {
-  std::uint64_t count = 1;
-  for (const std::uint64_t extent : parameter.shape) count *= extent;
-  return count;
-}
-
 /// A file of text that belongs to a checkpoint.
 template <class System>
 FileRecord write_beside(const std::string& folder, const std::string& name,
@@ -126,7 +120,7 @@ std::vector<FileRecord> write_parts(SavedState<System>& from, const Manifest& ma
   for (std::size_t part = 0; part < parts; ++part) {
     PieceCopier<System> copier{from};
     for (const Manifest::Parameter& parameter : manifest.parameters) {
-      const std::uint64_t count = count_of(parameter);
+      const std::uint64_t count = parameter.count();
       const std::uint64_t each = (count + parts - 1) / parts;
       const std::uint64_t first = std::min(count, part * each);
       const std::uint64_t last = std::min(count, first + each);
@@ -182,7 +176,7 @@ std::vector<FileRecord> write_full(SavedState<System>& from, const Manifest& man
       if (from.has(kind, parameter.name))
         optimizer.add(kind, parameter.name,
                       kind == 0 ? std::string_view{parameter.dtype} : manifest.moment_dtype, 0,
-                      count_of(parameter));
+                      parameter.count());
   }
   from.for_each_buffer([&](const std::string& name, std::string_view dtype, std::uint64_t count) {
     optimizer.add_buffer(name, dtype, count, 0);

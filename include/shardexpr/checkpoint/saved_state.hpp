@@ -46,8 +46,7 @@ class SavedState {
       std::sort(pieces.begin(), pieces.end(),
                 [](const Piece& a, const Piece& b) { return a.first < b.first; });
     for (const Manifest::Parameter& parameter : manifest.parameters) {
-      std::uint64_t count = 1;
-      for (const std::uint64_t extent : parameter.shape) count *= extent;
+      const std::uint64_t count = parameter.count();
       check(StateStretch::parameter, parameter.name, count, true);
       for (std::size_t k = 0; k < manifest.moments; ++k)
         check(k + 1, parameter.name, count, false);  // what is frozen has none
