@@ -45,32 +45,39 @@ inline std::size_t columns(const std::string& text) {
   }));
 }
 
-/// A line a tensor, columns one below the other, and a line of totals.
-inline void print(const Listing& listing) {
+/// Lines, columns one below the other; numbers end below each other in column `number`. The last
+/// one is as wide as it is.
+inline void print_table(const std::vector<std::vector<std::string>>& lines, std::size_t number) {
   constexpr std::size_t widest_padded = 80;  // one long name does not move all others
+  std::vector<std::size_t> width(lines.empty() ? 0 : lines.front().size(), 0);
+  for (const std::vector<std::string>& line : lines)
+    for (std::size_t i = 0; i < width.size(); ++i)
+      if (const std::size_t wide = columns(line[i]); wide <= widest_padded)
+        width[i] = std::max(width[i], wide);
+  for (const std::vector<std::string>& line : lines) {
+    std::string text;
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const std::size_t wide = columns(line[i]);
+      const std::string padding(width[i] > wide ? width[i] - wide : 0, ' ');
+      if (i > 0) text += "  ";
+      text += i == number ? padding + line[i] : line[i] + padding;
+    }
+    text.resize(text.find_last_not_of(' ') + 1);
+    text += '\n';
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+}
+
+/// A line a tensor, and a line of totals.
+inline void print(const Listing& listing) {
   std::vector<std::vector<std::string>> lines;
-  std::vector<std::size_t> width(4, 0);
   std::uint64_t bytes = 0;
   for (const Listing::Row& row : listing.rows) {
     lines.push_back({sx::escaped(row.name), row.dtype, shape_text(row.shape),
                      std::to_string(row.bytes), sx::escaped(row.file)});
-    for (std::size_t i = 0; i < width.size(); ++i)
-      if (const std::size_t wide = columns(lines.back()[i]); wide <= widest_padded)
-        width[i] = std::max(width[i], wide);
     bytes += row.bytes;
   }
-  const auto padded = [&](const std::string& text, std::size_t column) {
-    const std::size_t wide = columns(text);
-    return std::string(width[column] > wide ? width[column] - wide : 0, ' ');
-  };
-  for (const std::vector<std::string>& line : lines) {
-    std::string text;
-    for (std::size_t i = 0; i < 3; ++i) text += line[i] + padded(line[i], i) + "  ";
-    text += padded(line[3], 3) + line[3];  // numbers end below each other
-    if (!line[4].empty()) text += "  " + line[4];
-    text += '\n';
-    std::fwrite(text.data(), 1, text.size(), stdout);
-  }
+  print_table(lines, 3);
   std::printf("%s, %s in %s\n", counted(listing.rows.size(), "tensor").c_str(),
               counted(bytes, "byte").c_str(), counted(listing.files, "file").c_str());
 }

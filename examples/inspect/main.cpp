@@ -1,27 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lists the tensors of a safetensors file or set, or says which rule it breaks.
+// Lists a checkpoint, or the tensors of a safetensors file or set, or says which rule it breaks.
 #include <shardexpr/checkpoint/safetensors_set.hpp>
+#include <shardexpr/checkpoint/verify.hpp>
 #include <shardexpr/core/error.hpp>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <string_view>
+#include <system_error>
 
+#include "checkpoint.hpp"
 #include "listing.hpp"
 
 namespace {
 
 constexpr const char* usage =
-    "usage: inspect FILE|DIR\n"
-    "Lists tensors: name, dtype, shape, bytes, and the file if there are several.\n"
+    "usage: inspect [--verify] FILE|DIR\n"
+    "Lists tensors: name, dtype, shape, bytes, and the file if there are several; of a checkpoint\n"
+    "also what it is and its files. Bytes are then those in all files, with moments.\n"
     "\n"
-    "  FILE    a safetensors file, or the index of a set, *.json\n"
-    "  DIR     a directory with model.safetensors or model.safetensors.index.json\n"
-    "  --help  print this\n"
+    "  FILE      a safetensors file, or the index of a set, *.json\n"
+    "  DIR       a directory with model.safetensors or model.safetensors.index.json;\n"
+    "            a directory that checkpoints were saved to, of which the latest is listed;\n"
+    "            or the folder of one, step-...\n"
+    "  --verify  of a checkpoint: read every byte first and compare it with its checksum\n"
+    "  --help    print this\n"
     "\n"
     "Control characters and invisible ones in names are written as \\x1b and \\u202e.\n"
     "Ends with status 2 and one line that names the rule, the tensor and the byte if a file\n"
@@ -54,24 +62,56 @@ Listing list_safetensors(const std::string& path) {
   return listing;
 }
 
-/// A format is a function that makes a listing of a path; what is to be listed besides goes here.
-Listing list(const std::string& path) { return list_safetensors(path); }
+/// A directory with a manifest, or one with `latest` that is not itself a model: DeepSpeed leaves a
+/// file of that name, too.
+bool is_checkpoint(const std::string& path) {
+  namespace fs = std::filesystem;
+  const auto has = [&, folder = fs::path{path}](std::string_view name) {
+    std::error_code error;
+    return fs::exists(folder / name, error);
+  };
+  return has("manifest.json") || (has("latest") && !has(sx::SafetensorsSet<>::single_file_name) &&
+                                  !has(sx::SafetensorsIndex::file_name));
+}
+
+void list(const std::string& path, bool verifies) {
+  if (!is_checkpoint(path)) {
+    if (verifies)
+      throw sx::ConfigError("--verify: " + path +
+                            " is no checkpoint, and a safetensors file has no checksums; leave "
+                            "--verify out");
+    return print(list_safetensors(path));
+  }
+  // Before anything is printed: a broken one is one line.
+  if (verifies) sx::verify_checkpoint(path);
+  print(sx::read_contents(path), verifies);
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  bool verifies = false;
+  std::string path;
+  int paths = 0;
   for (int i = 1; i < argc; ++i)
     if (std::string_view{argv[i]} == "--help") {
       std::fputs(usage, stdout);
       return finish(0);
     }
-  for (int i = 1; i < argc; ++i)
-    if (argv[i][0] == '-' && argv[i][1] != '\0')
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view{argv[i]} == "--verify") {
+      verifies = true;
+    } else if (argv[i][0] == '-' && argv[i][1] != '\0') {
       return fail(2, "unknown option '" + std::string{argv[i]} + "'; see --help");
-  if (argc != 2 || *argv[1] == '\0')
-    return fail(2, "name one file or directory, not " + std::to_string(argc - 1) + "; see --help");
+    } else {
+      path = argv[i];
+      ++paths;
+    }
+  }
+  if (paths != 1 || path.empty())
+    return fail(2, "name one file or directory, not " + std::to_string(paths) + "; see --help");
   try {
-    print(list(argv[1]));
+    list(path, verifies);
     return finish(0);
   } catch (const sx::FormatError& error) {
     return fail(2, error.what());

@@ -279,6 +279,14 @@ TEST_CASE("what does not fit is refused, with what to do") {
         std::string::npos);
 }
 
+TEST_CASE("a cursor that no manifest can hold is refused before anything is written") {
+  const Scratch scratch;
+  Job job;
+  CHECK_THROWS_AS(sx::save_checkpoint(job.trainer, scratch.path(), {.cursor = "page \xff"}),
+                  sx::ConfigError);
+  CHECK(scratch.is_empty());
+}
+
 TEST_CASE("old checkpoints go when a newer one was read back, and never the last") {
   const Scratch scratch;
   Job job;

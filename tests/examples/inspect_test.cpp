@@ -128,7 +128,7 @@ TEST_CASE("bad usage") {
   check_refuses({"-x", "a"}, "unknown option '-x'");
   const Ended help = run({INSPECT, "--help"});
   CHECK(help.status == 0);
-  CHECK(help.out.starts_with("usage: inspect FILE|DIR\n"));
+  CHECK(help.out.starts_with("usage: inspect [--verify] FILE|DIR\n"));
   CHECK(help.err == "");
 }
 

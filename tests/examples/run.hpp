@@ -2,6 +2,7 @@
 #pragma once
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -12,35 +13,18 @@
 #include <thread>
 #include <vector>
 
+#include "../support/scratch.hpp"
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 extern char** environ;
 
 /// A folder of this test process, gone with it.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "program_test.XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    path_ = name;
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
-  }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
 inline Scratch& scratch() {
-  static Scratch folder;
+  static Scratch folder{std::filesystem::temp_directory_path()};
   return folder;
 }
 
@@ -66,6 +50,7 @@ inline std::vector<std::string> lines_of(const std::string& text) {
 struct Ended {
   int status = -1;  ///< -1: killed by a signal, or for running too long
   std::string out, err;
+  std::size_t peak_bytes = 0;  ///< of its memory, or of this process when it was started if more
 };
 
 /// How long a program may run; less where a broken one would eat memory all the while.
@@ -90,17 +75,18 @@ inline Ended run(std::vector<std::string> words, std::string out = {}) {
   if (error != 0) throw std::runtime_error("cannot run " + words[0]);
 
   int status = 0;
+  rusage used{};
   const auto began = std::chrono::steady_clock::now();
-  while (waitpid(child, &status, WNOHANG) == 0) {
+  while (wait4(child, &status, WNOHANG, &used) == 0) {
     if (std::chrono::steady_clock::now() - began > patience) {
       kill(child, SIGKILL);
-      waitpid(child, &status, 0);
+      wait4(child, &status, 0, &used);
       break;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds{1});
   }
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, keeps ? read_file(out) : "",
-          read_file(err)};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, keeps ? read_file(out) : "", read_file(err),
+          static_cast<std::size_t>(used.ru_maxrss) * 1024};
 }
 
 using Words = std::vector<std::string>;

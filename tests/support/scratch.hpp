@@ -26,6 +26,8 @@ class Scratch {
   }
 
   std::string path() const { return path_.string(); }
+  /// Of something in it.
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
   bool is_empty() const { return std::filesystem::is_empty(path_); }
 
   /// Where files are memory, if the machine has such a place: for tests of which many make files

@@ -14,9 +14,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -25,18 +27,22 @@ namespace shardexpr {
 
 namespace detail {
 
-inline std::uint64_t count_of(const Manifest::Parameter& parameter) {
-  std::uint64_t count = 1;
-  for (const std::uint64_t extent : parameter.shape) count *= extent;
-  return count;
-}
-
 /// A file of text that belongs to a checkpoint.
 template <class System>
 FileRecord write_beside(const std::string& folder, const std::string& name,
                         const std::string& text) {
   write_text<System>(folder + "/" + name, text);
   return {name, "text", text.size(), 0, crc32c_of(text)};
+}
+
+/// The same of one that the program saved, a model's `config.json`, say.
+template <class System>
+FileRecord copy_text(const std::string& from, const std::string& to, const FileRecord& record) {
+  const auto file = FileHandle<System>::to_read(from + "/" + record.name);
+  const std::string text = read_text(file, record.bytes, [] { return "its text"; });
+  if (crc32c_of(text) != record.sums_crc)
+    throw FormatError(file.path() + ": its checksum is not that of what was saved");
+  return write_beside<System>(to, record.name, text);
 }
 
 /// Errors:  ConfigError for a dtype that no model is saved in.
@@ -126,7 +132,7 @@ std::vector<FileRecord> write_parts(SavedState<System>& from, const Manifest& ma
   for (std::size_t part = 0; part < parts; ++part) {
     PieceCopier<System> copier{from};
     for (const Manifest::Parameter& parameter : manifest.parameters) {
-      const std::uint64_t count = count_of(parameter);
+      const std::uint64_t count = parameter.count();
       const std::uint64_t each = (count + parts - 1) / parts;
       const std::uint64_t first = std::min(count, part * each);
       const std::uint64_t last = std::min(count, first + each);
@@ -182,7 +188,7 @@ std::vector<FileRecord> write_full(SavedState<System>& from, const Manifest& man
       if (from.has(kind, parameter.name))
         optimizer.add(kind, parameter.name,
                       kind == 0 ? std::string_view{parameter.dtype} : manifest.moment_dtype, 0,
-                      count_of(parameter));
+                      parameter.count());
   }
   from.for_each_buffer([&](const std::string& name, std::string_view dtype, std::uint64_t count) {
     optimizer.add_buffer(name, dtype, count, 0);
@@ -191,18 +197,45 @@ std::vector<FileRecord> write_full(SavedState<System>& from, const Manifest& man
   return files;
 }
 
+/// That a checkpoint of `folder`, of that step, may be written into `to`.
+/// Errors:  ConfigError.
+inline void check_target(const std::string& folder, const std::string& to, std::uint64_t step) {
+  namespace fs = std::filesystem;
+  const auto refuse = [&](const std::string& what) {
+    throw ConfigError(to + what + "; give another directory");
+  };
+  std::error_code error;
+  const auto place = [&](const std::string& path) {
+    const fs::path whole = fs::weakly_canonical(fs::absolute(path, error), error);
+    return whole.has_filename() ? whole : whole.parent_path();
+  };
+  const fs::path at = place(to), read = place(folder);
+  if (at == read.parent_path())
+    refuse(" holds the checkpoint that is read, and a run may be saving there");
+  for (fs::path inner = at; inner.has_relative_path(); inner = inner.parent_path())
+    if (inner == read) refuse(" is, or lies in, the checkpoint that is read");
+  if (!fs::exists(to, error)) return;
+  if (!fs::is_directory(to, error)) refuse(" is no directory");
+  if (fs::exists(to + "/" + std::string{Manifest::file_name}, error))
+    refuse(" is a checkpoint, not a directory of checkpoints");
+  if (fs::exists(to + "/" + step_folder(step), error))
+    refuse(" holds " + step_folder(step) + " already");
+}
+
 }  // namespace detail
 
 /// Writes a checkpoint anew: in full, as `model.safetensors` (or a set with an index) and
 /// `optimizer.safetensors`; or in parts. `from`: a directory that was saved to, or a folder in it;
-/// `to`: a directory, where the checkpoint gets a folder of its own and `latest` names it.
+/// `to`: another directory, where the checkpoint gets a folder of its own and `latest` names it.
+/// Returns that folder. Texts that the program saved go with it.
 ///
 /// Errors:  as load_checkpoint and save_checkpoint; every byte that is read is compared with its
-///          checksum.
-/// Cost:    no device; memory of two chunks of 256 KiB, the headers and the sums. Each byte is read
-///          about once and written once.
+///          checksum. ConfigError if `to` is where `from` is, for a run may be saving there, or
+///          holds a checkpoint of this step.
+/// Cost:    no device; memory of two chunks of 256 KiB, the headers, the sums and what a
+///          `StagedWriter` takes. Each byte is read about once and written once.
 template <class System = detail::LinuxSystem, class Form>
-void rewrite_checkpoint(const std::string& from, const std::string& to, const Form& form) {
+std::string rewrite_checkpoint(const std::string& from, const std::string& to, const Form& form) {
   using namespace detail;
   const std::string folder = checkpoint_folder<System>(from);
   Manifest manifest = read_manifest<System>(folder);
@@ -211,7 +244,9 @@ void rewrite_checkpoint(const std::string& from, const std::string& to, const Fo
     throw ConfigError(folder +
                       " is a LocalState, which only the layout that saved it can read; load it "
                       "there and save a ShardedState");
+  check_target(folder, to, manifest.step);
   SavedState<System> saved{folder, manifest};
+  const std::vector<FileRecord> before = manifest.files;
   const NewCheckpoint<System> checkpoint{to, manifest.step};
   checkpoint.begin();
   if constexpr (std::is_same_v<Form, FullState>) {
@@ -222,7 +257,10 @@ void rewrite_checkpoint(const std::string& from, const std::string& to, const Fo
     manifest.files = write_parts(saved, manifest, checkpoint.folder(), parts);
     manifest.kind = "sharded";
   }
-  checkpoint.commit(manifest);
+  for (const FileRecord& file : before)
+    if (file.role == "text" && file.name != SafetensorsIndex::file_name)
+      manifest.files.push_back(copy_text<System>(folder, checkpoint.folder(), file));
+  return to + "/" + checkpoint.commit(manifest);
 }
 
 }  // namespace shardexpr

@@ -4,7 +4,9 @@
 #include <shardexpr/checkpoint/json_reader.hpp>
 #include <shardexpr/checkpoint/json_text.hpp>
 #include <shardexpr/checkpoint/part_file.hpp>
+#include <shardexpr/checkpoint/safetensors_index.hpp>
 #include <shardexpr/checkpoint/shown_name.hpp>
+#include <shardexpr/checkpoint/stored_tensor.hpp>
 #include <shardexpr/core/error.hpp>
 
 #include <algorithm>
@@ -36,10 +38,20 @@ struct Manifest {
   static constexpr std::string_view format_name = "shardexpr checkpoint";
   static constexpr std::uint64_t version = 1;
   static constexpr std::uint64_t most_bytes = std::uint64_t{1} << 30;
+  // Whoever reads loops over these and multiplies them; no run comes near.
+  static constexpr std::uint64_t most_steps = 999'999'999'999'999'999, most_ranks = 1'000'000,
+                                 most_moments = 64;
 
   struct Parameter {
     std::string name, dtype;
     std::vector<std::uint64_t> shape;
+
+    /// Elements. Of what was parsed the bits, too, are within 64 bits.
+    std::uint64_t count() const {
+      std::uint64_t count = 1;
+      for (const std::uint64_t extent : shape) count *= extent;
+      return count;
+    }
   };
 
   std::string kind;      // "sharded", "full" or "local"
@@ -63,6 +75,9 @@ struct Manifest {
   static Manifest parse(const std::string& path, std::string_view text);
 
  private:
+  template <class Refuse>
+  void check(Refuse refuse) const;
+
   // The text's last line is its sum, of all before it, so that no byte is without one.
   static constexpr std::string_view sum_begins = ",\n\"crc32c\":\"";
   static constexpr std::string_view sum_ends = "\"}\n";
@@ -71,7 +86,7 @@ struct Manifest {
 
 /// Of a file in a checkpoint's folder: no path, and not hidden.
 inline bool is_plain_name(std::string_view name) {
-  return !name.empty() && name.front() != '.' && name.find_first_of("/\\") == name.npos;
+  return is_bare_file_name(name) && name.front() != '.';
 }
 
 inline std::string hex_of(std::uint32_t value) {
@@ -225,7 +240,7 @@ inline Manifest Manifest::parse(const std::string& path, std::string_view text) 
           else if (member == "sums_bytes")
             file.sums_bytes = integer();
           else if (member == "sums_crc32c")
-            file.sums_crc = static_cast<std::uint32_t>(integer());
+            file.sums_crc = read_crc(reader);
           else
             return false;
           return true;
@@ -242,9 +257,43 @@ inline Manifest Manifest::parse(const std::string& path, std::string_view text) 
   if (found_version != version)
     refuse("its version is " + std::to_string(found_version) + ", this library reads " +
            std::to_string(version));
-  for (const FileRecord& file : manifest.files)
-    if (!is_plain_name(file.name)) refuse("the file " + shown(file.name) + " is no plain name");
+  manifest.check(refuse);
   return manifest;
+}
+
+/// What a text that is well formed may still not say. Its sum shows that it was written so; who
+/// wrote it, it does not show.
+template <class Refuse>
+void Manifest::check(Refuse refuse) const {
+  const auto within = [&](const char* what, std::uint64_t value, std::uint64_t least,
+                          std::uint64_t most) {
+    if (value < least || value > most)
+      refuse(std::string{what} + " is " + std::to_string(value) + ", not " + std::to_string(least) +
+             " to " + std::to_string(most));
+  };
+  within("step", step, 0, most_steps);
+  within("world", world, 1, most_ranks);
+  within("moments", moments, 0, most_moments);
+  if (moments != 0 && find_stored_dtype(moment_dtype) == nullptr)
+    refuse("moments of dtype " + shown(moment_dtype) + ", which the format does not have");
+  for (const Parameter& parameter : parameters) {
+    const StoredDtype* const dtype = find_stored_dtype(parameter.dtype);
+    if (dtype == nullptr)
+      refuse("parameter " + shown(parameter.name) + " has dtype " + shown(parameter.dtype) +
+             ", which the format does not have");
+    if (!stored_bits(*dtype, parameter.shape))
+      refuse("parameter " + shown(parameter.name) +
+             ": the product of its extents, in bits, is beyond 64 bits");
+  }
+  for (const FileRecord& file : files)
+    if (!is_plain_name(file.name)) refuse("the file " + shown(file.name) + " is no plain name");
+  const auto once = [&](const char* what, const auto& items) {
+    const auto name_of = [&](std::size_t i) -> const std::string& { return items[i].name; };
+    if (const auto twice = first_repeated(places_by_name(items.size(), name_of), name_of))
+      refuse(std::string{what} + " " + shown(name_of(*twice)) + " stands twice");
+  };
+  once("parameter", parameters);
+  once("the file", files);
 }
 
 // Folders -----------------------------------------------------------------------------------------
@@ -253,15 +302,15 @@ inline std::string step_folder(std::uint64_t step) {
   const std::string digits = std::to_string(step);
   return "step-" + std::string(digits.size() < 12 ? 12 - digits.size() : 0, '0') + digits;
 }
-/// "step-" and twelve digits or more; where a step was saved again, "-" and a number.
+/// "step-" and 12 to 18 digits; where a step was saved again, "-" and a number of as many at most.
 inline bool is_step_folder(std::string_view name) {
   constexpr std::string_view digits = "0123456789";
   if (!name.starts_with("step-")) return false;
   name.remove_prefix(5);
   const std::size_t end = std::min(name.find_first_not_of(digits), name.size());
-  if (end < 12) return false;
+  if (end < 12 || end > 18) return false;
   name.remove_prefix(end);
-  return name.empty() || (name.size() > 1 && name[0] == '-' &&
+  return name.empty() || (name.size() > 1 && name.size() < 20 && name[0] == '-' &&
                           name.find_first_not_of(digits, 1) == std::string_view::npos);
 }
 /// Of the name of such a folder: the step, and how often it was saved before.
@@ -279,6 +328,16 @@ inline std::pair<std::uint64_t, std::uint64_t> step_of_folder(std::string_view n
 inline std::string latest_text(const std::string& folder) {
   return folder + " " + hex_of(crc32c_of(folder)) + "\n";
 }
+/// The folder that it names.
+/// Errors:  FormatError if the text is not one that `latest_text` makes.
+inline std::string parse_latest(const std::string& path, std::string_view text) {
+  std::string name{text.substr(0, text.find(' '))};
+  if (!is_step_folder(name) || text != latest_text(name))
+    throw FormatError(path +
+                      " is not as it was saved: its checksum differs; name a folder step-... "
+                      "there");
+  return name;
+}
 
 /// The folder of a checkpoint that `directory` means: the one that its `latest` names, or itself if
 /// it is one.
@@ -293,12 +352,7 @@ std::string checkpoint_folder(const std::string& directory) {
                       std::string{Manifest::file_name} + "`; name a folder that was saved to");
   const auto file = FileHandle<System>::to_read(directory + "/latest");
   const std::string text = read_text(file, 4096, [] { return "the name of a folder"; });
-  const std::string name = text.substr(0, text.find(' '));
-  if (!is_step_folder(name) || text != latest_text(name))
-    throw FormatError(file.path() +
-                      " is not as it was saved: its checksum differs; name a folder "
-                      "step-... there");
-  return directory + "/" + name;
+  return directory + "/" + parse_latest(file.path(), text);
 }
 template <class System>
 Manifest read_manifest(const std::string& folder) {

@@ -38,6 +38,13 @@ struct FileRecord {
   std::uint32_t sums_crc = 0;
 };
 
+inline std::uint32_t read_crc(JsonReader& reader) {
+  const std::size_t at = reader.at();
+  const std::uint64_t crc = reader.integer("a checksum");
+  if (crc > 0xffffffff) JsonReader::fail_at("a checksum is beyond 32 bits", at);
+  return static_cast<std::uint32_t>(crc);
+}
+
 inline std::string sums_name(const std::string& name) { return name + ".sums"; }
 
 /// A tensor's chunks by their sums, of all tensors in the order of the file's header.
@@ -62,18 +69,17 @@ struct FileSums {
   static FileSums parse(const std::string& path, std::string_view text) {
     FileSums sums;
     JsonReader reader{text};
-    const auto crc = [&] { return static_cast<std::uint32_t>(reader.integer("a checksum")); };
     std::uint64_t chunk_bytes = 0;
     try {
       reader.object([&](const std::string& key, std::size_t) {
         if (key == "chunk_bytes")
           chunk_bytes = reader.integer("a size");
         else if (key == "header")
-          sums.header = crc();
+          sums.header = read_crc(reader);
         else if (key == "tensors")
           reader.array([&] {
             auto& chunks = sums.tensors.emplace_back();
-            reader.array([&] { chunks.push_back(crc()); });
+            reader.array([&] { chunks.push_back(read_crc(reader)); });
           });
         else
           reader.skip_value();

@@ -11,6 +11,7 @@
 #include <shardexpr/checkpoint/saved_state.hpp>
 #include <shardexpr/checkpoint/shown_name.hpp>
 #include <shardexpr/checkpoint/trained_state.hpp>
+#include <shardexpr/checkpoint/utf8.hpp>
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/engine/exchange.hpp>
 #include <shardexpr/engine/trainer_access.hpp>
@@ -69,6 +70,10 @@ void check_save(const Form& form, const SaveOptions& options) {
           "ShardedState::parts is for rewrite_checkpoint; a trainer saves one part a rank: leave "
           "it 0");
   if constexpr (std::is_same_v<Form, FullState>) check_dtype(form);
+  if (!is_utf8(options.cursor))
+    throw ConfigError(
+        "SaveOptions::cursor is not UTF-8: a manifest holds text alone; encode it, say as "
+        "hexadecimal digits");
   for (const auto& [name, text] : options.texts)
     if (!is_plain_name(name) || name == Manifest::file_name || name.ends_with(".safetensors") ||
         name.ends_with(".sums") || name == SafetensorsIndex::file_name)
@@ -87,9 +92,9 @@ void check_save(const Form& form, const SaveOptions& options) {
 ///          the parts, which it removes, one model; LocalState: each rank writes its memory.
 ///
 /// Order:   collective. Every rank sees the same directory, and no other save writes to it.
-/// Errors:  ConfigError while a guard is alive or gradients wait; IoError, on every rank, if any
-///          cannot write: the path, what failed, what to do. The checkpoints before stay as they
-///          are, and the trainer can go on.
+/// Errors:  ConfigError while a guard is alive or gradients wait, or for a cursor that is no UTF-8;
+///          IoError, on every rank, if any cannot write: the path, what failed, what to do. The
+///          checkpoints before stay as they are, and the trainer can go on.
 /// Cost:    writes each byte of the state once, past the page cache, with a checksum for each 256
 ///          KiB; FullState: twice. Memory: a header, the sums and 8 MiB, and 256 KiB for FullState;
 ///          where the host does not reach the device, 4 Mi elements of its own.

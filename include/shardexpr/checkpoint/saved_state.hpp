@@ -46,8 +46,7 @@ class SavedState {
       std::sort(pieces.begin(), pieces.end(),
                 [](const Piece& a, const Piece& b) { return a.first < b.first; });
     for (const Manifest::Parameter& parameter : manifest.parameters) {
-      std::uint64_t count = 1;
-      for (const std::uint64_t extent : parameter.shape) count *= extent;
+      const std::uint64_t count = parameter.count();
       check(StateStretch::parameter, parameter.name, count, true);
       for (std::size_t k = 0; k < manifest.moments; ++k)
         check(k + 1, parameter.name, count, false);  // what is frozen has none
@@ -76,6 +75,26 @@ class SavedState {
   }
   bool has(std::size_t kind, const std::string& name) const {
     return parameters_.count({name, kind}) != 0;
+  }
+  /// Bytes that were saved of a parameter's kind in all files, a model's copy in another dtype
+  /// among them; of a buffer, those of all ranks.
+  std::uint64_t bytes_of(std::size_t kind, const std::string& name) const {
+    std::uint64_t bytes = 0;
+    const auto add = [&](std::size_t file, std::size_t tensor) {
+      bytes += tensor_of({file, tensor}).size_bytes();
+    };
+    if (kind == StoredPiece::buffer) {
+      for (const Place& place : buffers_.at(name)) add(place.file, place.tensor);
+      return bytes;
+    }
+    if (!has(kind, name)) return 0;
+    const auto& pieces = parameters_.at({name, kind});
+    for (const Piece& piece : pieces) add(piece.file, piece.tensor);
+    const auto model = models_.find(name);
+    if (kind == StateStretch::parameter && model != models_.end() &&
+        model->second.file != pieces.front().file)
+      add(model->second.file, model->second.tensor);
+    return bytes;
   }
   /// Calls `visit(name, dtype, count)` for each buffer.
   template <class Visit>

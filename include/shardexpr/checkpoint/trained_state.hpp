@@ -169,6 +169,8 @@ Manifest manifest_of(Trainer& trainer, const std::string& cursor) {
   using S = typename Trainer::Strategy;
   using P = typename S::precision;
   constexpr bool is_local = std::is_same_v<Form, LocalState>;
+  static_assert(S::optimizer::moments <= Manifest::most_moments,
+                "an optimizer of more moments could be saved, and not loaded");
   Manifest manifest;
   manifest.kind = is_local ? "local" : "sharded";
   if (is_local) manifest.layout = layout_text(trainer);
