@@ -2,6 +2,7 @@
 // Saving and loading a trainer's state beside writing and reading as many bytes by bare calls, in
 // as many files, by as many threads, from one warm buffer of 4 MiB. SHARDEXPR_CHECKPOINT_DIR names
 // a directory on a disk, by default the current one; SHARDEXPR_CHECKPOINT_MB the size of the state.
+#include <shardexpr/checkpoint/async_save.hpp>
 #include <shardexpr/checkpoint/load.hpp>
 #include <shardexpr/checkpoint/save.hpp>
 #include <shardexpr/core/crc32c.hpp>
@@ -13,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -162,6 +164,12 @@ class Job {
     visit([&](auto values) { sum = crc32c(std::as_bytes(values), sum); });
     return sum;
   }
+  void copy_to(std::byte* to) {
+    visit([&](auto values) {
+      std::memcpy(to, values.data(), values.size_bytes());
+      to += values.size_bytes();
+    });
+  }
   void forget() {
     visit([](auto values) { std::fill(values.begin(), values.end(), 0.0f); });
   }
@@ -290,6 +298,34 @@ void load_of_plain_read(benchmark::State& state) {
   });
 }
 
+void async_save_of_copy(benchmark::State& state) {
+  with_job(state, [&](Threads& comm, const Context<Cpu>& ctx, Job& job, PlainFile&, auto together,
+                      auto) {
+    const std::string folder = directory() + "/saved";
+    const auto remove_all = [&] {
+      fs::remove_all(folder);
+      settle(directory());
+    };
+    AsyncSaver saver{job.trainer(), folder};
+    Cpu device;
+    const auto memory = device.allocate<std::byte>(job.state_bytes(), Purpose::other);
+    const Turns turns = in_turns(
+        state, comm, ctx,
+        [&] {
+          const double seconds = together(remove_all, [&] { saver.save(); });
+          saver.wait();  // what is written meanwhile is not of the stall, nor in the copy's way
+          return seconds;
+        },
+        [&] { return together(remove_all, [&] { job.copy_to(memory.data()); }); });
+    if (comm.rank() == 0) {
+      state.counters["stall_of_copy"] = turns.ratio();
+      state.counters["stall_of_copy_low"] = turns.ratio(0.25);
+      state.counters["stall_of_copy_high"] = turns.ratio(0.75);
+    }
+    return turns;
+  });
+}
+
 #define SHARDEXPR_CHECKPOINT(name)    \
   BENCHMARK(name)                     \
       ->ArgNames({"ranks", "direct"}) \
@@ -299,6 +335,12 @@ void load_of_plain_read(benchmark::State& state) {
       ->Iterations(9)
 SHARDEXPR_CHECKPOINT(save_of_plain_write);
 SHARDEXPR_CHECKPOINT(load_of_plain_read);
+BENCHMARK(async_save_of_copy)
+    ->ArgNames({"ranks", "direct"})
+    ->ArgsProduct({{1, 2}, {0}})
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(9);
 
 }  // namespace
 }  // namespace shardexpr::benchmarks
