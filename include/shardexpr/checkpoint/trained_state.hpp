@@ -151,9 +151,9 @@ std::string layout_text(Trainer& trainer) {
   text += "; flats";
   for (std::size_t f = 0; f < core.layout.flat_count(); ++f) {
     const KeptFlat& kept = core.state.kept(f);
-    for (const std::size_t number :
-         {core.layout.flat(f).padded, core.layout.flat(f).part, kept.parameters, kept.updated})
-      text += ' ' + std::to_string(number);
+    const std::size_t numbers[] = {core.layout.flat(f).padded, core.layout.flat(f).part,
+                                   kept.parameters, kept.updated};
+    for (const std::size_t number : numbers) text += ' ' + std::to_string(number);
     text += core.layout.flat(f).is_trainable ? ';' : 'f';
   }
   text += " parameters";
