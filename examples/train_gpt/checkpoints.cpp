@@ -15,18 +15,25 @@
 #include "options.hpp"
 #include "train_gpt_strategies.hpp"  // made by CMake from TRAIN_GPT_STRATEGIES
 
+/// A strategy that makes no sense is no trainer; main.cpp has the compiler say why, once.
+template <class Trainer>
+constexpr bool is_trainer = false;
+template <class M, class S>
+constexpr bool is_trainer<sx::sharded<M, S>> = true;
+
 template <class Trainer>
 void load_parameters(Trainer& trainer, const Options& o) {
-  sx::load_model(trainer, o.init, sx::LoadOnEachRank{}, sx::Gpt2Names{});
+  if constexpr (is_trainer<Trainer>)
+    sx::load_model(trainer, o.init, sx::LoadOnEachRank{}, sx::Gpt2Names{});
 }
 
 template <class Trainer>
 void restore(Trainer& trainer, const Options& o) {
-  (void)sx::load_checkpoint(trainer, o.checkpoint);
+  if constexpr (is_trainer<Trainer>) (void)sx::load_checkpoint(trainer, o.checkpoint);
 }
 
 template <class Trainer>
-void save(Trainer& trainer, const Options& o, const Position& position) {
+void save_trained(Trainer& trainer, const Options& o, const Position& position) {
   using Storage = typename Trainer::Storage;
   const char* const dtype = std::is_same_v<Storage, sx::bf16>   ? "bfloat16"
                             : std::is_same_v<Storage, sx::fp16> ? "float16"
@@ -41,6 +48,11 @@ void save(Trainer& trainer, const Options& o, const Position& position) {
     sx::save_checkpoint(trainer, o.checkpoint, sx::LocalState{}, options);
   else
     sx::save_checkpoint(trainer, o.checkpoint, sx::ShardedState{}, options);
+}
+
+template <class Trainer>
+void save(Trainer& trainer, const Options& o, const Position& position) {
+  if constexpr (is_trainer<Trainer>) save_trained(trainer, o, position);
 }
 
 #define TRAIN_GPT_ENTRY(name)                                                  \
