@@ -14,7 +14,7 @@ function(configure value status_variable output_variable)
       -C ${WORK}/cache.cmake -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_BUILD_TYPE=Debug
       -DCMAKE_CXX_FLAGS_DEBUG=-fsyntax-only -DCMAKE_TRY_COMPILE_CONFIGURATION=Release
       -DSHARDEXPR_CCACHE=
-      -DSHARDEXPR_TESTS=OFF -DSHARDEXPR_BENCHMARKS=OFF -DSHARDEXPR_INSTALL=OFF
+      -DSHARDEXPR_TESTS=OFF -DSHARDEXPR_BENCHMARKS=OFF -DSHARDEXPR_INSTALL=OFF -DTRAIN_GPT_TRACE=OFF
     RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   set(${status_variable} ${status} PARENT_SCOPE)
   set(${output_variable} "${output}" PARENT_SCOPE)
