@@ -40,9 +40,10 @@ namespace shardexpr {
 /// Errors:  ConfigError for spans, roots and reductions that do not fit, before anything is sent;
 ///          when MPI is not initialized, or does not allow the thread. CommError in every rank when
 ///          ranks make different calls (it names two of them; `MpiOptions::compare_calls`), and in
-///          a rank where MPI reports an error: with rank, collective and number. Outputs are then
-///          unspecified. A rank that ends otherwise leaves its peers waiting, until mpirun ends
-///          them: nothing here watches the clock yet.
+///          a rank where MPI reports an error: with rank, collective and number. Open MPI 4.1
+///          reports it to MPI_COMM_WORLD, whose handler ends the job unless it is
+///          MPI_ERRORS_RETURN. Outputs are then unspecified. A rank that ends otherwise leaves its
+///          peers waiting, until mpirun ends them: nothing here watches the clock yet.
 /// Cost:    a waiting rank asks MPI without pause, and yields its core. Sums hold `room_bytes`.
 class Mpi {
  public:
