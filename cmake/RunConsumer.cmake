@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DWAY=find_package|add_subdirectory|fetch_content -DROOT=<project> -DBUILD=<its build>
 #       -DWORK=<scratch> -DGENERATOR=... -DCXX=... -DBLAS=ON|OFF -DONEDNN=ON|OFF -DLIBURING=ON|OFF
+#       -DMPI=ON|OFF
 #       [-DNVCC=nvcc -DNCCL=ON|OFF] -P RunConsumer.cmake
 # Configures, builds and runs tests/house/consumer as a user's project would; with NVCC, its program
 # for a GPU.
@@ -8,7 +9,7 @@ cmake_minimum_required(VERSION 3.25)
 file(REMOVE_RECURSE ${WORK})
 set(source ${ROOT}/tests/house/consumer)
 set(options -DWAY=${WAY} -DWITH_BLAS=${BLAS} -DWITH_ONEDNN=${ONEDNN}
-  -DWITH_LIBURING=${LIBURING})
+  -DWITH_LIBURING=${LIBURING} -DWITH_MPI=${MPI})
 if(NVCC)
   list(APPEND options -DWITH_CUDA=ON -DWITH_NCCL=${NCCL} -DCMAKE_CUDA_COMPILER=${NVCC}
     -DCMAKE_CUDA_HOST_COMPILER=${CXX} -DCMAKE_CUDA_ARCHITECTURES=80)

@@ -21,6 +21,11 @@ set(liburing_word "off (SHARDEXPR_LIBURING=${SHARDEXPR_LIBURING})")
 if(SHARDEXPR_HAS_LIBURING)
   set(liburing_word "${Liburing_LIBRARY}")
 endif()
+set(mpi_word "off (SHARDEXPR_MPI=${SHARDEXPR_MPI})")
+if(SHARDEXPR_HAS_MPI)
+  list(GET MPI_CXX_LIBRARIES 0 mpi_word)
+  string(APPEND mpi_word ", MPI ${MPI_CXX_VERSION}")
+endif()
 set(nvcc_word "not found: its tests are skipped")
 if(SHARDEXPR_NVCC)
   set(nvcc_word "${SHARDEXPR_NVCC}")
@@ -44,6 +49,7 @@ message(STATUS "shardexpr ${PROJECT_VERSION}
      OpenBLAS    ${blas_word}
      oneDNN      ${onednn_word}
      liburing    ${liburing_word}
+     MPI         ${mpi_word}
      nvcc        ${nvcc_word}
      CUDA        ${CUDA_word}
      GPUs        ${gpu_word}

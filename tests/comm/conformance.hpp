@@ -419,6 +419,7 @@ void conformance() {
           .all_to_all_bytes = (world - 1) * 40};
       CHECK(in_four_bytes - before == expected);
       CHECK(in_four_bytes.total() == before.total() + expected.total());
+      ctx.device.synchronize(ctx.stream);  // the buffers go
     });
   }
   SUBCASE("15 split by color, ordered by key, then rank") {

@@ -6,10 +6,21 @@
 
 #include <cstdio>
 
+#ifdef WITH_MPI
+#include <shardexpr/comm/mpi.hpp>
+#endif
+
 int main() {
   // Of no bytes, it makes no file; it is here to be linked.
   const shardexpr::SwapFile<> file{{}, 0, 0};
   file.check();
+#ifdef WITH_MPI
+  try {
+    const shardexpr::Mpi comm{MPI_COMM_WORLD};
+    return 1;
+  } catch (const shardexpr::ConfigError&) {  // nobody initialized MPI
+  }
+#endif
   std::printf("shardexpr %d.%d.%d\n", SHARDEXPR_VERSION_MAJOR, SHARDEXPR_VERSION_MINOR,
               SHARDEXPR_VERSION_PATCH);
 }

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <shardexpr/comm/call.hpp>
+#include <shardexpr/comm/call_on_wire.hpp>
+#include <shardexpr/core/bytes.hpp>
+#include <shardexpr/core/error.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+namespace shardexpr {
+
+/// The same in every rank.
+struct MpiOptions {
+  /// Ranks tell each other what they call before they begin, so that calls that differ are an error
+  /// in every rank. Without it, MPI may give wrong values for them, or wait for ever.
+  bool compare_calls = true;
+  /// The most bytes of all ranks together that one call of MPI moves; longer collectives go in
+  /// pieces. From the number of ranks to 2^31 - 1: MPI counts in int.
+  std::size_t bytes_at_once = 1_GiB;
+};
+
+namespace detail {
+
+// Where MPI was initialized with MPI_THREAD_SERIALIZED, who holds it may call MPI.
+inline std::mutex mpi_turn;
+
+/// A communicator of MPI of our own, and how it is called: by which threads, and what an error
+/// says.
+class MpiChannel {
+ public:
+  /// To call MPI, for as long as it lives.
+  class Turn {
+   public:
+    explicit Turn(const MpiChannel& channel) {
+      if (channel.threads_ == MPI_THREAD_SERIALIZED) lock_ = std::unique_lock{mpi_turn};
+    }
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+  };
+
+  /// A duplicate of the user's communicator. Every rank of it makes one at the same time.
+  MpiChannel(MPI_Comm users, const MpiOptions& options) : options_{options} {
+    ask_state();
+    if (users == MPI_COMM_NULL) throw ConfigError("Mpi needs a communicator, got MPI_COMM_NULL");
+    int is_inter = 0;
+    const std::string what = "MPI_Comm_dup";
+    const Turn turn{*this};
+    check(MPI_Comm_test_inter(users, &is_inter), what);
+    if (is_inter)
+      throw ConfigError("Mpi needs an intracommunicator; merge the groups by MPI_Intercomm_merge");
+    check(MPI_Comm_dup(users, &comm_), what);
+    begin_life(what);
+    users_ranks_.resize(size_);
+    std::iota(users_ranks_.begin(), users_ranks_.end(), 0);
+    agree_on_options();
+  }
+  MpiChannel(const MpiChannel&) = delete;
+  MpiChannel& operator=(const MpiChannel&) = delete;
+  /// Where an exception unwinds, peers may not come to free it with us: it stays then.
+  ~MpiChannel() {
+    int is_finalized = 0;
+    if (comm_ == MPI_COMM_NULL || std::uncaught_exceptions() > exceptions_) return;
+    const Turn turn{*this};
+    if (MPI_Finalized(&is_finalized) == MPI_SUCCESS && !is_finalized) MPI_Comm_free(&comm_);
+  }
+
+  std::size_t rank() const { return rank_; }
+  std::size_t size() const { return size_; }
+  /// Bytes of each rank that one call of MPI moves.
+  std::size_t piece_bytes() const { return options_.bytes_at_once / size_; }
+  /// Counts and places of the ranks' parts: sent, received.
+  int* counts(std::size_t which) { return vectors_.data() + which * size_; }
+
+  /// Under a turn.
+  /// Errors:  CommError with rank and `what`, unless MPI was successful.
+  void check(int result, const std::string& what) const {
+    if (result == MPI_SUCCESS) return;
+    std::array<char, MPI_MAX_ERROR_STRING> text{};
+    int length = 0;
+    MPI_Error_string(result, text.data(), &length);
+    std::string line{text.data(), static_cast<std::size_t>(length)};
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    throw CommError((users_ranks_.empty() ? "" : name(rank_) + ": ") + what + ": MPI: " + line);
+  }
+
+  /// A call of this rank begins.
+  /// Errors:  ConfigError where MPI does not allow this thread. CommError in every rank when ranks
+  ///          make different calls.
+  void begin(const Call& call) {
+    int is_main = 0;
+    if (threads_ < MPI_THREAD_SERIALIZED) {
+      check(MPI_Is_thread_main(&is_main), call.text());
+      if (!is_main)
+        call.refuse(
+            "MPI was initialized for the main thread alone, and this is another: say "
+            "MPI_Init_thread with MPI_THREAD_MULTIPLE, or use streams of Cpu{}, which have no "
+            "threads");
+    }
+    if (!options_.compare_calls || size_ == 1) return;
+    mine_ = CallOnWire{call};
+    complete(call, [this](MPI_Comm comm, MPI_Request* request) {
+      return MPI_Iallgather(&mine_, sizeof mine_, MPI_BYTE, calls_.data(), sizeof mine_, MPI_BYTE,
+                            comm, request);
+    });
+    for (std::size_t peer = 1; peer < size_; ++peer)
+      if (!(calls_[peer] == calls_[0]))  // the same verdict in every rank
+        throw CommError(name(0) + ": " + calls_[0].call().text() + ", " + name(peer) + ": " +
+                        calls_[peer].call().text() +
+                        ": every rank must make the same calls in the same order");
+  }
+
+  /// Starts a part of a call, `start(communicator, request)`, and waits until it is over. MPI is
+  /// asked again and again, and not told to wait, so that others have their turns meanwhile.
+  /// Errors:  CommError with rank and call when MPI reports an error.
+  template <class Start>
+  void complete(const Call& call, Start start) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    int result = MPI_SUCCESS, is_done = 0;
+    {
+      const Turn turn{*this};
+      result = start(comm_, &request);
+    }
+    while (result == MPI_SUCCESS) {
+      {
+        const Turn turn{*this};
+        result = MPI_Test(&request, &is_done, MPI_STATUS_IGNORE);
+      }
+      if (is_done && result == MPI_SUCCESS) return;
+      std::this_thread::yield();
+    }
+    const Turn turn{*this};
+    check(result, call.text());
+  }
+
+  /// As MPI_Comm_split, but for any color. Every rank calls it at the same time.
+  std::unique_ptr<MpiChannel> split(const Call& call, int color, int key) {
+    begin(call);
+    std::vector<int> colors(size_);
+    complete(call, [&](MPI_Comm comm, MPI_Request* request) {
+      return MPI_Iallgather(&color, 1, MPI_INT, colors.data(), 1, MPI_INT, comm, request);
+    });
+    // The first rank of a color stands for it: MPI has no negative colors.
+    const auto first = std::find(colors.begin(), colors.end(), color) - colors.begin();
+    auto part = std::unique_ptr<MpiChannel>{new MpiChannel{*this}};
+    const Turn turn{*this};
+    check(MPI_Comm_split(comm_, static_cast<int>(first), key, &part->comm_), call.text());
+    part->begin_life(call.text());
+    part->name_ranks(*this, call.text());
+    return part;
+  }
+
+ private:
+  struct Group {
+    MPI_Group group = MPI_GROUP_NULL;
+    Group() = default;
+    Group(const Group&) = delete;
+    Group& operator=(const Group&) = delete;
+    ~Group() {
+      if (group != MPI_GROUP_NULL) MPI_Group_free(&group);
+    }
+  };
+
+  /// One that has no communicator yet.
+  explicit MpiChannel(MpiChannel& parent) : options_{parent.options_}, threads_{parent.threads_} {}
+
+  void ask_state() {
+    int is_initialized = 0, is_finalized = 0;
+    MPI_Initialized(&is_initialized);
+    MPI_Finalized(&is_finalized);
+    if (!is_initialized || is_finalized)
+      throw ConfigError(std::string{"Mpi needs MPI, which is "} +
+                        (is_finalized ? "finalized already" : "not initialized") +
+                        ": make it between MPI_Init_thread and MPI_Finalize");
+    check(MPI_Query_thread(&threads_), "MPI_Query_thread");
+  }
+  void begin_life(const std::string& what) {
+    check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), what);
+    int rank = 0, size = 0;
+    check(MPI_Comm_rank(comm_, &rank), what);
+    check(MPI_Comm_size(comm_, &size), what);
+    constexpr int most = 32767;  // places in a part of a sum are counted in int
+    if (size > most)
+      throw ConfigError("Mpi joins at most " + std::to_string(most) + " ranks, not " +
+                        std::to_string(size));
+    rank_ = static_cast<std::size_t>(rank);
+    size_ = static_cast<std::size_t>(size);
+    calls_.resize(size_);
+    vectors_.resize(4 * size_);
+  }
+  /// By their ranks in the user's communicator.
+  void name_ranks(const MpiChannel& parent, const std::string& what) {
+    Group mine, whole;
+    check(MPI_Comm_group(comm_, &mine.group), what);
+    check(MPI_Comm_group(parent.comm_, &whole.group), what);
+    std::vector<int> ranks(size_);
+    users_ranks_.resize(size_);
+    std::iota(ranks.begin(), ranks.end(), 0);
+    check(MPI_Group_translate_ranks(mine.group, static_cast<int>(size_), ranks.data(), whole.group,
+                                    users_ranks_.data()),
+          what);
+    for (int& rank : users_ranks_) rank = parent.users_ranks_[static_cast<std::size_t>(rank)];
+  }
+  void agree_on_options() {
+    const std::array<std::uint64_t, 2> mine{options_.compare_calls, options_.bytes_at_once};
+    std::vector<std::array<std::uint64_t, 2>> all(size_);
+    check(MPI_Allgather(mine.data(), 2, MPI_UINT64_T, all.data(), 2, MPI_UINT64_T, comm_),
+          "MpiOptions");
+    for (std::size_t peer = 1; peer < size_; ++peer)
+      if (all[peer] != all[0])
+        throw ConfigError("MpiOptions differ between " + name(0) + " and " + name(peer) +
+                          ": give every rank the same");
+    if (options_.bytes_at_once < size_ || options_.bytes_at_once > 0x7fffffff)
+      throw ConfigError("MpiOptions::bytes_at_once is " + std::to_string(options_.bytes_at_once) +
+                        ": give a number from " + std::to_string(size_) +
+                        ", the number of ranks, to 2147483647");
+  }
+
+  std::string name(std::size_t rank) const { return "rank " + std::to_string(users_ranks_[rank]); }
+
+  MpiOptions options_;
+  int exceptions_ = std::uncaught_exceptions();
+  int threads_ = MPI_THREAD_SINGLE;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  std::size_t rank_ = 0, size_ = 0;
+  std::vector<int> users_ranks_;
+  CallOnWire mine_;
+  std::vector<CallOnWire> calls_;  // of each rank: what it is about to do
+  std::vector<int> vectors_;
+};
+
+/// `size_bytes` bytes of each rank as MPI counts them; the next rank's begin `stride_bytes` behind.
+class MpiBlock {
+ public:
+  /// Errors:  CommError when MPI reports one.
+  MpiBlock(const MpiChannel& channel, const Call& call, std::size_t size_bytes,
+           std::size_t stride_bytes)
+      : channel_{channel}, count_{static_cast<int>(size_bytes)} {
+    if (size_bytes == stride_bytes) return;
+    const MpiChannel::Turn turn{channel};
+    MPI_Datatype bytes = MPI_DATATYPE_NULL;
+    channel.check(MPI_Type_contiguous(std::exchange(count_, 1), MPI_BYTE, &bytes), call.text());
+    const int result =
+        MPI_Type_create_resized(bytes, 0, static_cast<MPI_Aint>(stride_bytes), &type_);
+    MPI_Type_free(&bytes);
+    channel.check(result, call.text());
+    channel.check(MPI_Type_commit(&type_), call.text());
+  }
+  MpiBlock(const MpiBlock&) = delete;
+  MpiBlock& operator=(const MpiBlock&) = delete;
+  ~MpiBlock() {
+    if (type_ == MPI_BYTE) return;
+    const MpiChannel::Turn turn{channel_};
+    MPI_Type_free(&type_);
+  }
+
+  int count() const { return count_; }
+  MPI_Datatype type() const { return type_; }
+
+ private:
+  const MpiChannel& channel_;
+  int count_;
+  MPI_Datatype type_ = MPI_BYTE;
+};
+
+}  // namespace detail
+
+}  // namespace shardexpr

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// A program for mpirun: each process is a rank, and every rank runs every case.
+// SHARDEXPR_MPI_THREADS=single|serialized|multiple says what MPI is asked for.
+#include <shardexpr/comm/mpi.hpp>
+#include <shardexpr/comm/threads.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "../support/error_of.hpp"
+#include "conformance.hpp"
+#include "watchdog.hpp"
+#include <doctest/doctest.h>
+
+namespace shardexpr::testing {
+
+namespace {
+
+int threads = MPI_THREAD_SINGLE;
+
+/// MPI lives as long as the test run.
+struct Session : doctest::IReporter {
+  explicit Session(const doctest::ContextOptions&) {}
+  void test_run_start() override {
+    const char* const variable = std::getenv("SHARDEXPR_MPI_THREADS");
+    const std::string wanted = variable == nullptr ? "multiple" : variable;
+    const int level = wanted == "single"       ? MPI_THREAD_SINGLE
+                      : wanted == "serialized" ? MPI_THREAD_SERIALIZED
+                                               : MPI_THREAD_MULTIPLE;
+    MPI_Init_thread(nullptr, nullptr, level, &threads);
+    if (threads != level) std::_Exit(4);  // the cases would not test what they say
+  }
+  void test_run_end(const doctest::TestRunStats&) override { MPI_Finalize(); }
+  void report_query(const doctest::QueryData&) override {}
+  void test_case_start(const doctest::TestCaseData&) override {}
+  void test_case_reenter(const doctest::TestCaseData&) override {}
+  void test_case_end(const doctest::CurrentTestCaseStats&) override {}
+  void test_case_exception(const doctest::TestCaseException&) override {}
+  void subcase_start(const doctest::SubcaseSignature&) override {}
+  void subcase_end() override {}
+  void log_assert(const doctest::AssertData&) override {}
+  void log_message(const doctest::MessageData&) override {}
+  void test_case_skipped(const doctest::TestCaseData&) override {}
+};
+
+bool streams_may_have_threads() { return threads >= MPI_THREAD_SERIALIZED; }
+
+/// Whole collectives, compared, on a stream without a thread; or each in pieces of some elements,
+/// on one with a thread where it may have one.
+struct MpiWorld {
+  static constexpr bool gather_aliases = false;
+  inline static bool is_in_pieces = false;
+
+  template <class Body>
+  static void run(Body body) {
+    const bool has_thread = is_in_pieces && streams_may_have_threads();
+    Mpi comm{MPI_COMM_WORLD, is_in_pieces
+                                 ? MpiOptions{.compare_calls = false, .bytes_at_once = 16'000}
+                                 : MpiOptions{}};
+    Cpu device{has_thread ? Execution::asynchronous : Execution::immediate};
+    Cpu::Stream stream{device, "comm"};
+    body(comm, Context<Cpu>{device, stream});
+  }
+};
+
+struct Gpu : Cpu {
+  static constexpr bool runs_on_host = false;
+};
+static_assert(Device<Gpu> && !Communicator<Mpi, Gpu>, "MPI would be given a GPU's memory");
+
+/// What every rank of `comm` ends up with.
+template <class T, class C>
+std::vector<T> both_reductions(C& comm, std::size_t n, Reduction reduction, std::uint64_t seed) {
+  Cpu device;
+  Cpu::Stream stream;
+  const Context<Cpu> ctx{device, stream};
+  auto values = input<T>(seed, comm.rank(), comm.size() * n + 1);
+  const std::span<T> all{values};
+  const auto whole = all.first(comm.size() * n);
+  comm.reduce_scatter(ctx, std::span<const T>{whole}, whole.subspan(comm.rank() * n, n), reduction);
+  comm.all_reduce(ctx, all, reduction);
+  return values;
+}
+
+template <class T>
+void check_equals_threads(std::size_t n, Reduction reduction) {
+  Mpi comm{MPI_COMM_WORLD};
+  const auto over_mpi = both_reductions<T>(comm, n, reduction, n);
+  launch(comm.size(), [&](Threads& ranks) {
+    const auto over_threads = both_reductions<T>(ranks, n, reduction, n);
+    if (ranks.rank() == comm.rank()) CHECK(same_bits(over_mpi, over_threads));
+  });
+}
+
+}  // namespace
+
+REGISTER_LISTENER("mpi", 1, Session);
+
+TEST_CASE("conformance") {
+  Watchdog watchdog{"conformance", std::chrono::seconds{300}};
+  MpiWorld::is_in_pieces = false;
+  conformance<MpiWorld>();
+}
+
+TEST_CASE("conformance, in pieces") {
+  Watchdog watchdog{"conformance, in pieces", std::chrono::seconds{300}};
+  MpiWorld::is_in_pieces = true;
+  conformance<MpiWorld>();
+  MpiWorld::is_in_pieces = false;
+}
+
+TEST_CASE("sums have the bits of Threads") {
+  Watchdog watchdog{"bits", std::chrono::seconds{300}};
+  for (const Reduction reduction : reductions)
+    for (const std::size_t n : {1, 7, 1001}) {
+      check_equals_threads<float>(n, reduction);
+      check_equals_threads<double>(n, reduction);
+      check_equals_threads<bf16>(n, reduction);
+      check_equals_threads<fp16>(n, reduction);
+    }
+  Mpi comm{MPI_COMM_WORLD};  // in several steps: more than 16 MiB
+  check_equals_threads<float>(4'400'000 / comm.size() + 1, Reduction::mean);
+}
+
+TEST_CASE("calls that differ are an error in every rank, which names two") {
+  Watchdog watchdog{"different calls", std::chrono::seconds{300}};
+  MpiWorld::run([](auto& world, auto ctx) {
+    if (world.size() == 1) return;
+    auto comm = world.split(-7, -static_cast<int>(world.rank()));
+    const std::size_t last = comm.size() - 1;  // rank 0 of `world`
+    std::vector<float> values(4), all(4 * comm.size());
+    const auto expected = [&](const std::string& first, const std::string& second) {
+      return "rank " + std::to_string(last) + ": " + first + ", rank " + std::to_string(last - 1) +
+             ": " + second + ": every rank must make the same calls in the same order";
+    };
+    const auto call = [&](auto first, auto others) {
+      return error_of<CommError>([&] { comm.rank() == 0 ? first() : others(); });
+    };
+    CHECK(call([&] { comm.all_gather(ctx, std::span<const float>{values}, std::span{all}); },
+               [&] { comm.all_reduce(ctx, std::span{values}, Reduction::mean); }) ==
+          expected("all_gather #1 of 4 fp32", "all_reduce #1 of 4 fp32 (mean)"));
+    CHECK(call([&] { comm.broadcast(ctx, std::span{values}, 1); },
+               [&] { comm.broadcast(ctx, std::span{values}.first(3), 1); }) ==
+          expected("broadcast #2 of 4 fp32 from root 1", "broadcast #2 of 3 fp32 from root 1"));
+    CHECK(call([&] { (void)comm.split(0, 0); }, [&] { comm.barrier(ctx); }) ==
+          expected("split #3", "barrier #3"));
+    comm.barrier(ctx);  // nothing of those calls is left under way
+  });
+}
+
+TEST_CASE("what MPI reports is an error with rank, collective and number") {
+  Watchdog watchdog{"MPI's error", std::chrono::seconds{300}};
+  Mpi comm{MPI_COMM_WORLD, {.compare_calls = false}};
+  if (comm.size() != 2) return;
+  Cpu device;
+  Cpu::Stream stream;
+  const Context<Cpu> ctx{device, stream};
+  std::vector<float> values(100);
+  // Open MPI 4.1 tells MPI_COMM_WORLD of what goes wrong in a non-blocking collective of any.
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  comm.barrier(ctx);
+  if (comm.rank() == 0) {
+    comm.broadcast(ctx, std::span{values}, 0);
+  } else {
+    const std::string error =
+        error_of<CommError>([&] { comm.broadcast(ctx, std::span{values}.first(50), 0); });
+    CHECK(error.starts_with("rank 1: broadcast #2 of 50 fp32 from root 0: MPI: "));
+    CHECK(error.find('\n') == std::string::npos);
+  }
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
+}
+
+TEST_CASE("the user's communicator stays the user's") {
+  Watchdog watchdog{"user's", std::chrono::seconds{300}};
+  MPI_Comm users = MPI_COMM_NULL;
+  MPI_Comm_dup(MPI_COMM_WORLD, &users);
+  int rank = 0, size = 0, received = -1, is_done = 0;
+  MPI_Comm_rank(users, &rank);
+  MPI_Comm_size(users, &size);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Irecv(&received, 1, MPI_INT, MPI_ANY_SOURCE, MPI_ANY_TAG, users, &request);
+  {
+    Mpi comm{users};
+    Cpu device;
+    Cpu::Stream stream;
+    for (std::uint64_t seed = 0; seed < 5; ++seed)
+      check_all_reduce<float>(comm, Context<Cpu>{device, stream}, 1000, Reduction::sum, seed);
+  }
+  MPI_Test(&request, &is_done, MPI_STATUS_IGNORE);
+  CHECK(!is_done);
+  MPI_Errhandler handler = MPI_ERRHANDLER_NULL;
+  MPI_Comm_get_errhandler(users, &handler);
+  CHECK(handler == MPI_ERRORS_ARE_FATAL);
+  MPI_Barrier(users);
+  MPI_Send(&rank, 1, MPI_INT, (rank + 1) % size, 3, users);
+  MPI_Wait(&request, MPI_STATUS_IGNORE);
+  CHECK(received == (rank + size - 1) % size);
+  MPI_Comm_free(&users);
+}
+
+TEST_CASE("two communicators on two streams may meet in any order") {
+  if (!streams_may_have_threads()) return;
+  Watchdog watchdog{"two streams", std::chrono::seconds{300}};
+  Mpi world{MPI_COMM_WORLD};
+  Mpi other = world.split(0, -static_cast<int>(world.rank()));
+  Cpu device{Execution::asynchronous};
+  std::vector<std::int64_t> a(50, 1), b(50, 1);
+  Cpu::Stream of_world{device, "world"}, of_other{device, "other"};
+  std::int64_t expected = 1;
+  for (std::size_t i = 0; i < 20; ++i) {
+    const auto in_world = [&] {
+      world.all_reduce(Context<Cpu>{device, of_world}, std::span{a}, Reduction::sum);
+    };
+    const auto in_other = [&] {
+      other.broadcast(Context<Cpu>{device, of_other}, std::span{b}, i % other.size());
+    };
+    if ((world.rank() + i / 5) % 2 == 0) {  // some ranks come to one first, others to the other
+      in_world();
+      in_other();
+    } else {
+      in_other();
+      in_world();
+    }
+    expected *= static_cast<std::int64_t>(world.size());
+  }
+  device.synchronize(of_world);
+  device.synchronize(of_other);
+  CHECK(a == std::vector<std::int64_t>(50, expected));
+  CHECK(b == std::vector<std::int64_t>(50, 1));
+}
+
+TEST_CASE("where MPI allows the main thread alone, other threads are refused") {
+  if (streams_may_have_threads()) return;
+  Watchdog watchdog{"main thread", std::chrono::seconds{300}};
+  Mpi comm{MPI_COMM_WORLD};
+  Cpu device{Execution::asynchronous};
+  Cpu::Stream stream{device, "comm"};
+  comm.barrier(Context<Cpu>{device, stream});
+  CHECK(error_of<ConfigError>([&] { device.synchronize(stream); }) ==
+        "barrier #1: MPI was initialized for the main thread alone, and this is another: say "
+        "MPI_Init_thread with MPI_THREAD_MULTIPLE, or use streams of Cpu{}, which have no threads");
+}
+
+TEST_CASE("what cannot be a communicator is refused, in every rank") {
+  Watchdog watchdog{"refused", std::chrono::seconds{300}};
+  int rank = 0, size = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  const auto refused = [](MPI_Comm comm, const MpiOptions& options = {}) {
+    return error_of<ConfigError>([&] { Mpi{comm, options}; });
+  };
+  CHECK(refused(MPI_COMM_NULL) == "Mpi needs a communicator, got MPI_COMM_NULL");
+  CHECK(refused(MPI_COMM_WORLD, {.bytes_at_once = 0}) ==
+        "MpiOptions::bytes_at_once is 0: give a number from " + std::to_string(size) +
+            ", the number of ranks, to 2147483647");
+  CHECK(refused(MPI_COMM_WORLD, {.bytes_at_once = std::size_t{1} << 31})
+            .starts_with("MpiOptions::bytes_at_once is 2147483648: "));
+  if (size == 1) return;
+  CHECK(refused(MPI_COMM_WORLD, {.compare_calls = rank != 1}) ==
+        "MpiOptions differ between rank 0 and rank 1: give every rank the same");
+  MPI_Comm half = MPI_COMM_NULL, inter = MPI_COMM_NULL;
+  MPI_Comm_split(MPI_COMM_WORLD, rank == 0, 0, &half);
+  MPI_Intercomm_create(half, 0, MPI_COMM_WORLD, rank == 0, 5, &inter);
+  CHECK(refused(inter) ==
+        "Mpi needs an intracommunicator; merge the groups by MPI_Intercomm_merge");
+  MPI_Comm_free(&inter);
+  MPI_Comm_free(&half);
+}
+
+TEST_CASE("a reduction lives in the room that was reserved for it") {
+  Watchdog watchdog{"room", std::chrono::seconds{300}};
+  Mpi comm{MPI_COMM_WORLD};
+  Cpu device;
+  Cpu::Stream stream;
+  const std::size_t n = 1000, room = Mpi::room_bytes<float>(comm.size(), n);
+  CHECK(room == (comm.size() == 1 ? 0 : comm.size() * n * sizeof(float)));
+  {
+    const auto reserved = comm.reserve<float>(device, n);
+    CHECK(device.account().live_bytes(Purpose::full_gradients) == room);
+    std::vector<float> full(comm.size() * n);
+    comm.reduce_scatter(Context<Cpu>{device, stream}, std::span<const float>{full},
+                        std::span{full}.subspan(comm.rank() * n, n), Reduction::sum);
+    CHECK(device.account().live_bytes() == room);
+  }
+  CHECK(device.account().live_bytes() == 0);
+}
+
+// Of 2.2 GiB a rank: by hand, mpirun -n 2 ... -ns -tc="more than *".
+TEST_CASE("more than 2^31 bytes" * doctest::skip()) {
+  Mpi comm{MPI_COMM_WORLD};
+  Cpu device;
+  Cpu::Stream stream;
+  const Context<Cpu> ctx{device, stream};
+  const std::size_t marks = 2200, apart = 1_MiB / sizeof(std::uint64_t), rank = comm.rank();
+  const std::size_t shard = marks * apart / comm.size();
+  auto memory = comm.gather_buffer<std::uint64_t>(device, shard * comm.size());
+  const auto full = memory.span(), mine = full.subspan(rank * shard, shard);
+  for (std::size_t i = 0; i < shard; i += apart) mine[i] = rank * shard + i + 1;
+  const auto is_whole = [&](std::uint64_t plus) {
+    std::size_t right = 0;
+    for (std::size_t i = 0; i < full.size(); i += apart) right += full[i] == i + plus;
+    return right == marks;
+  };
+  comm.gather(ctx, std::span<const std::uint64_t>{mine}, full);
+  CHECK(is_whole(1));
+  if (rank == 0)
+    for (std::size_t i = 0; i < full.size(); i += apart) full[i] = i + 2;
+  comm.broadcast(ctx, full, 0);
+  CHECK(is_whole(2));
+}
+
+}  // namespace shardexpr::testing
