@@ -73,10 +73,6 @@ class FileHandle {
       to = to.subspan(static_cast<std::size_t>(count));
     }
   }
-  /// What is read soon may be brought from the disk meanwhile.
-  void read_ahead(std::uint64_t offset, std::uint64_t bytes) const {
-    if (bytes != 0) System::read_ahead(fd_, offset, bytes);
-  }
   template <class What>
   void write(std::uint64_t offset, std::span<const std::byte> from, const What& what) const {
     int tries = 0;

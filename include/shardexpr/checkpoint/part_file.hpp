@@ -209,17 +209,14 @@ class PartReader {
       const auto size = static_cast<std::size_t>(
           std::min<std::uint64_t>(chunk_bytes, tensor.size_bytes() - begin));
       const auto skipped = static_cast<std::size_t>(first - begin);
-      std::size_t count = std::min(to.size(), size - skipped);
+      const std::size_t count = std::min(to.size(), size - skipped);
       if (count == size) {
-        // As many whole chunks as come together.
-        count = std::min(to.size(), most_read_bytes);
-        if (first + count != tensor.size_bytes()) count -= count % chunk_bytes;
-        read_chunks(i, chunk, to.first(count));
+        read_chunk(i, chunk, to.first(size));
       } else {
         if (kept_ != std::pair{i, chunk}) {
           if (buffer_ == nullptr) buffer_.reset(new std::byte[chunk_bytes]);
           kept_.reset();
-          read_chunks(i, chunk, {buffer_.get(), size});
+          read_chunk(i, chunk, {buffer_.get(), size});
           kept_ = {i, chunk};
         }
         std::memcpy(to.data(), buffer_.get() + skipped, count);
@@ -230,9 +227,6 @@ class PartReader {
   }
 
  private:
-  // Reads of a chunk each would leave the disk idle in between.
-  static constexpr std::size_t most_read_bytes = std::size_t{4} << 20;
-
   static FileSums read_sums(const std::string& folder, const FileRecord& record) {
     const auto file = FileHandle<System>::to_read(folder + "/" + sums_name(record.name));
     const auto what = [] { return "its checksums"; };
@@ -255,28 +249,17 @@ class PartReader {
                         " were saved: it was cut off or is of another checkpoint");
     return file;
   }
-  /// Whole chunks, the last of a tensor may be short. While they are compared with their sums, the
-  /// disk brings what follows.
-  void read_chunks(std::size_t i, std::uint64_t chunk, std::span<std::byte> to) const {
+  void read_chunk(std::size_t i, std::uint64_t chunk, std::span<std::byte> to) const {
     const StoredTensor& tensor = header().tensors[i];
-    std::uint64_t first = chunk * ChunkSums::chunk_bytes;
+    const std::uint64_t first = chunk * ChunkSums::chunk_bytes;
     file_.read(tensor, first, to);
-    const std::uint64_t behind = first + to.size();
-    file_.read_ahead(tensor, behind,
-                     std::min<std::uint64_t>(most_read_bytes, tensor.size_bytes() - behind));
     const auto& sums = sums_.tensors[i];
-    while (!to.empty()) {
-      const auto some = to.first(std::min(to.size(), ChunkSums::chunk_bytes));
-      if (chunk >= sums.size() || crc32c(some) != sums[static_cast<std::size_t>(chunk)])
-        throw FormatError(path() + ", tensor " + shown(tensor.name) + ", byte " +
-                          std::to_string(file_.offset_of(tensor) + first) +
-                          ": the checksum of these " + std::to_string(some.size()) +
-                          " bytes is not that of what was saved: they were changed; take another "
-                          "checkpoint, and test the disk");
-      ++chunk;
-      first += some.size();
-      to = to.subspan(some.size());
-    }
+    if (chunk < sums.size() && crc32c(to) == sums[static_cast<std::size_t>(chunk)]) return;
+    throw FormatError(path() + ", tensor " + shown(tensor.name) + ", byte " +
+                      std::to_string(file_.offset_of(tensor) + first) + ": the checksum of these " +
+                      std::to_string(to.size()) +
+                      " bytes is not that of what was saved: they were changed; take another "
+                      "checkpoint, and test the disk");
   }
 
   FileSums sums_;

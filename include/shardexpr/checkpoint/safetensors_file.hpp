@@ -62,11 +62,6 @@ class SafetensorsFile {
     file_.check_size(what);
     file_.read(offset_of(tensor) + first_byte, to, what);
   }
-  /// Bytes of a tensor that will be read soon: the disk may be busy with them meanwhile.
-  void read_ahead(const StoredTensor& tensor, std::uint64_t first_byte, std::uint64_t bytes) const {
-    detail::check_part(path(), tensor, first_byte, bytes);
-    file_.read_ahead(offset_of(tensor) + first_byte, bytes);
-  }
 
  private:
   SafetensorsHeader parse() const {

@@ -66,11 +66,6 @@ struct LinuxSystem {
   static ssize_t pread(int fd, void* to, std::size_t bytes, std::uint64_t offset) {
     return ::pread(fd, to, bytes, static_cast<off_t>(offset));
   }
-  /// These bytes will be read soon: the system may begin, and need not.
-  static void read_ahead(int fd, std::uint64_t offset, std::uint64_t bytes) {
-    (void)::posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(bytes),
-                          POSIX_FADV_WILLNEED);
-  }
   static ssize_t pwrite(int fd, const void* from, std::size_t bytes, std::uint64_t offset) {
     return ::pwrite(fd, from, bytes, static_cast<off_t>(offset));
   }
