@@ -14,10 +14,6 @@ setup_command() {
     clang) echo clang++ ;;
     clang-format) echo clang-format ;;
     bible-kjv) echo bible ;;
-    libopenmpi-dev) echo mpicxx.openmpi ;;
-    openmpi-bin) echo mpirun.openmpi ;;
-    libmpich-dev) echo mpicxx.mpich ;;
-    mpich) echo mpirun.mpich ;;
   esac
 }
 

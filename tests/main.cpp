@@ -3,28 +3,18 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <cstdio>
 
+#include "support/listener.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
 unsigned cases_run = 0;
 
-struct CaseCounter : doctest::IReporter {
-  explicit CaseCounter(const doctest::ContextOptions&) {}
-  void report_query(const doctest::QueryData&) override {}
-  void test_run_start() override {}
+struct CaseCounter : Listener {
+  using Listener::Listener;
   void test_run_end(const doctest::TestRunStats& stats) override {
     cases_run = stats.numTestCasesPassingFilters;
   }
-  void test_case_start(const doctest::TestCaseData&) override {}
-  void test_case_reenter(const doctest::TestCaseData&) override {}
-  void test_case_end(const doctest::CurrentTestCaseStats&) override {}
-  void test_case_exception(const doctest::TestCaseException&) override {}
-  void subcase_start(const doctest::SubcaseSignature&) override {}
-  void subcase_end() override {}
-  void log_assert(const doctest::AssertData&) override {}
-  void log_message(const doctest::MessageData&) override {}
-  void test_case_skipped(const doctest::TestCaseData&) override {}
 };
 
 }  // namespace

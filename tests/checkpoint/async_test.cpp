@@ -20,8 +20,6 @@
 #include "faulty_system.hpp"
 #include "runs.hpp"
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 namespace {
 
@@ -130,7 +128,6 @@ TEST_CASE("a snapshot's memory is known, charged, and of what lies in memory alo
               sx::Purpose::transfers) == before + mine);
     std::size_t elements = 0;
     trainer.summon([&](const std::string&, auto value) { elements += value.count(); });
-    std::vector<std::size_t> all(2);
     static std::size_t shared[2];
     shared[comm.rank()] = mine;
     comm.barrier(trainer.context());
@@ -205,27 +202,19 @@ TEST_CASE("an asynchronous save that is killed at any call leaves the old checkp
   for (int call = 0;; ++call) {
     CAPTURE(call);
     REQUIRE(call < 1000);
-    const pid_t child = ::fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-      Faulty::calls_until = call;
-      Faulty::error = 0;
+    const int status = status_killed_at(call, [&] {
       sx::AsyncSaver<Alone, sx::ShardedState, Faulty> saver{trainer, scratch.path()};
       saver.save({.keep = 2});
       saver.wait();
-      ::_exit(0);
-    }
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    REQUIRE(WIFEXITED(status));
+    });
     CHECK(complaint(scratch.path()) == "");
     sx::Cpu other;
     Alone again{other, comm, toy::Config{}};
     const sx::Restored restored = sx::load_checkpoint(again, scratch.path());
     CHECK(runs::weights_of(again) == (restored.step == 1 ? old : now));
     ++(restored.step == 1 ? kept : moved);
-    if (WEXITSTATUS(status) == 0) break;
-    CHECK(WEXITSTATUS(status) == 9);
+    if (status == 0) break;
+    CHECK(status == 9);
   }
   CHECK(kept > 15);
   CHECK(moved > 1);

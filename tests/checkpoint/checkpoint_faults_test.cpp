@@ -19,8 +19,6 @@
 #include "../support/toy.hpp"
 #include "faulty_system.hpp"
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 namespace {
 
@@ -174,24 +172,15 @@ void check_killed(Form form, std::size_t width = 7) {
   for (int call = 0;; ++call) {
     CAPTURE(call);
     REQUIRE(call < 1000);
-    const pid_t child = ::fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-      Faulty::calls_until = call;
-      Faulty::error = 0;
-      sx::save_checkpoint<Faulty>(job.trainer, scratch.path(), form, {.keep = 2});
-      ::_exit(0);
-    }
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    REQUIRE(WIFEXITED(status));
+    const int status = status_killed_at(
+        call, [&] { sx::save_checkpoint<Faulty>(job.trainer, scratch.path(), form, {.keep = 2}); });
     CHECK(complaint(scratch.path()) == "");
     Job again{width};
     const sx::Restored restored = sx::load_checkpoint(again.trainer, scratch.path());
     CHECK(again.weights() == (restored.step == 1 ? old : now));
     ++(restored.step == 1 ? kept : moved);
-    if (WEXITSTATUS(status) == 0) break;
-    CHECK(WEXITSTATUS(status) == 9);
+    if (status == 0) break;
+    CHECK(status == 9);
   }
   CHECK(kept > 10);
   CHECK(moved > 1);

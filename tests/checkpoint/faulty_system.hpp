@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <doctest/doctest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /// The system, of which one of the calls that change something ends the process, or fails.
@@ -38,3 +40,21 @@ struct Faulty : shardexpr::detail::LinuxSystem {
     return fails() ? -1 : LinuxSystem::pwrite(fd, from, bytes, at);
   }
 };
+
+/// Does `body` in a process of its own that ends at that one of its calls. Returns its status: 9,
+/// or 0 if it has fewer.
+template <class Body>
+int status_killed_at(int call, Body body) {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    Faulty::calls_until = call;
+    Faulty::error = 0;
+    body();
+    ::_exit(0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../support/error_of.hpp"
+#include "../support/listener.hpp"
 #include "conformance.hpp"
 #include "watchdog.hpp"
 #include <doctest/doctest.h>
@@ -24,8 +25,8 @@ namespace {
 int threads = MPI_THREAD_SINGLE;
 
 /// MPI lives as long as the test run.
-struct Session : doctest::IReporter {
-  explicit Session(const doctest::ContextOptions&) {}
+struct Session : Listener {
+  using Listener::Listener;
   void test_run_start() override {
     const char* const variable = std::getenv("SHARDEXPR_MPI_THREADS");
     const std::string wanted = variable == nullptr ? "multiple" : variable;
@@ -36,16 +37,6 @@ struct Session : doctest::IReporter {
     if (threads != level) std::_Exit(4);  // the cases would not test what they say
   }
   void test_run_end(const doctest::TestRunStats&) override { MPI_Finalize(); }
-  void report_query(const doctest::QueryData&) override {}
-  void test_case_start(const doctest::TestCaseData&) override {}
-  void test_case_reenter(const doctest::TestCaseData&) override {}
-  void test_case_end(const doctest::CurrentTestCaseStats&) override {}
-  void test_case_exception(const doctest::TestCaseException&) override {}
-  void subcase_start(const doctest::SubcaseSignature&) override {}
-  void subcase_end() override {}
-  void log_assert(const doctest::AssertData&) override {}
-  void log_message(const doctest::MessageData&) override {}
-  void test_case_skipped(const doctest::TestCaseData&) override {}
 };
 
 bool streams_may_have_threads() { return threads >= MPI_THREAD_SERIALIZED; }

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../checkpoint/manifests.hpp"
 #include <doctest/doctest.h>
 
 namespace sx = shardexpr;
@@ -47,17 +48,10 @@ inline std::string save(const std::string& directory, sx::detail::Manifest manif
 }
 
 inline sx::detail::Manifest manifest_of(std::vector<sx::detail::Manifest::Parameter> parameters) {
-  sx::detail::Manifest manifest;
-  manifest.kind = "sharded";
-  manifest.strategy = "Sharded<Model, FullShard>";
-  manifest.step = 3;
-  manifest.world = 2;
-  manifest.seed = 7;
-  manifest.moments = 2;
-  manifest.moment_dtype = "F32";
-  manifest.cursor = "page 7\n";
+  sx::detail::Manifest manifest = some_manifest();
   manifest.values = {{"optimizer", "AdamW::Options", ""}};
   manifest.parameters = std::move(parameters);
+  manifest.files.clear();
   return manifest;
 }
 

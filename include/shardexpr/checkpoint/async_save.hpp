@@ -11,7 +11,6 @@
 #include <shardexpr/engine/trainer_access.hpp>
 #include <shardexpr/io/system.hpp>
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdio>

@@ -8,6 +8,7 @@
 #include <shardexpr/checkpoint/safetensors_index.hpp>
 #include <shardexpr/checkpoint/safetensors_set_writer.hpp>
 #include <shardexpr/checkpoint/saved_state.hpp>
+#include <shardexpr/checkpoint/stored_elements.hpp>
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/io/system.hpp>
 
@@ -35,20 +36,9 @@ FileRecord write_beside(const std::string& folder, const std::string& name,
   return {name, "text", text.size(), 0, crc32c_of(text)};
 }
 
-/// The same of one that the program saved, a model's `config.json`, say.
-template <class System>
-FileRecord copy_text(const std::string& from, const std::string& to, const FileRecord& record) {
-  const auto file = FileHandle<System>::to_read(from + "/" + record.name);
-  const std::string text = read_text(file, record.bytes, [] { return "its text"; });
-  if (crc32c_of(text) != record.sums_crc)
-    throw FormatError(file.path() + ": its checksum is not that of what was saved");
-  return write_beside<System>(to, record.name, text);
-}
-
 /// Errors:  ConfigError for a dtype that no model is saved in.
 inline void check_dtype(const FullState& form) {
-  for (const std::string_view dtype : {"", "F32", "BF16", "F16"})
-    if (form.dtype == dtype) return;
+  if (form.dtype.empty() || is_trained_dtype(form.dtype)) return;
   throw ConfigError("FullState::dtype is " + shown(form.dtype) +
                     "; give F32, BF16 or F16, or nothing for what was trained");
 }
@@ -69,10 +59,8 @@ void copy_elements(SavedState<System>& from, std::size_t kind, const std::string
       count -= some.size();
     }
   };
-  if (dtype == stored_dtype_name<fp32>) return copy(fp32{});
-  if (dtype == stored_dtype_name<bf16>) return copy(bf16{});
-  if (dtype == stored_dtype_name<fp16>) return copy(fp16{});
-  throw ConfigError("parameters of dtype " + shown(dtype) + ": give F32, BF16 or F16");
+  if (!visit_trained_dtype(dtype, copy))
+    throw ConfigError("parameters of dtype " + shown(dtype) + ": give F32, BF16 or F16");
 }
 
 /// A file of pieces of a new checkpoint: each parameter's elements [first, first + count).
@@ -259,7 +247,8 @@ std::string rewrite_checkpoint(const std::string& from, const std::string& to, c
   }
   for (const FileRecord& file : before)
     if (file.role == "text" && file.name != SafetensorsIndex::file_name)
-      manifest.files.push_back(copy_text<System>(folder, checkpoint.folder(), file));
+      manifest.files.push_back(write_beside<System>(checkpoint.folder(), file.name,
+                                                    read_saved_text<System>(folder, file)));
   return to + "/" + checkpoint.commit(manifest);
 }
 

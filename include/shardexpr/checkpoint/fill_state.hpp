@@ -97,19 +97,8 @@ void fill_state(Core<M, S>& core, LoadOnRank0, const char* doing, Read read) {
 /// Order:   collective.
 template <class M, class S>
 void share_text(Core<M, S>& core, std::string& text) {
-  const std::uint64_t bytes = exchange(core, std::uint64_t{text.size()}).front();
-  text.resize(static_cast<std::size_t>(bytes));
-  if (bytes == 0) return;
-  const auto memory = core.device->template allocate<std::byte>(text.size(), Purpose::other);
-  const Drain drain{core.timeline};
-  if (core.mesh.world().rank() == 0)
-    core.visit_on_host(comm_stream, memory.span(), [&](std::span<std::byte> to) {
-      std::memcpy(to.data(), text.data(), to.size());
-    });
-  core.mesh.world().broadcast(core.begin(comm_stream, {"share"}), memory.span(), 0);
-  core.visit_on_host(
-      comm_stream, std::span<const std::byte>{memory.span()},
-      [&](std::span<const std::byte> from) { std::memcpy(text.data(), from.data(), from.size()); });
+  text.resize(static_cast<std::size_t>(exchange(core, std::uint64_t{text.size()}).front()));
+  if (!text.empty()) broadcast_from_rank0(core, std::as_writable_bytes(std::span{text}));
 }
 
 }  // namespace detail

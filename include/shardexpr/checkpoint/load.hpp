@@ -9,6 +9,7 @@
 #include <shardexpr/checkpoint/saved_state.hpp>
 #include <shardexpr/checkpoint/trained_state.hpp>
 #include <shardexpr/core/error.hpp>
+#include <shardexpr/engine/exchange.hpp>
 #include <shardexpr/engine/kept_state.hpp>
 #include <shardexpr/engine/trainer_access.hpp>
 #include <shardexpr/io/system.hpp>
@@ -97,20 +98,13 @@ void load_buffers(Trainer& trainer, LoadOnRank0, const Manifest& manifest,
   const std::size_t saved_by = manifest.world == world.size() ? world.size() : 1;
   trainer.for_each_buffer([&](const std::string& name, auto values) {
     using B = typename std::remove_reference_t<decltype(values.span())>::value_type;
-    const auto memory = core.device->template allocate<B>(values.count(), Purpose::other);
-    const Drain drain{core.timeline};
+    std::vector<B> taken(values.count());
     for (std::size_t rank = 0; rank < saved_by; ++rank) {
       agree(core, "load_checkpoint", [&] {
-        if (world.rank() == 0)
-          core.visit_on_host(comm_stream, memory.span(),
-                             [&](std::span<B> to) { saved->read_buffer(name, rank, to); });
+        if (world.rank() == 0) saved->read_buffer(name, rank, std::span{taken});
       });
-      world.broadcast(core.begin(comm_stream, {"load"}), memory.span(), 0);
-      core.visit_on_host(comm_stream, std::span<const B>{memory.span()},
-                         [&](std::span<const B> from) {
-                           if (saved_by == 1 || rank == world.rank())
-                             std::copy(from.begin(), from.end(), values.data);
-                         });
+      broadcast_from_rank0(core, std::span{taken});
+      if (saved_by == 1 || rank == world.rank()) std::copy(taken.begin(), taken.end(), values.data);
     }
   });
 }

@@ -164,7 +164,7 @@ class PartWriter {
 
 /// Errors:  FormatError if a file of text is not the one that was saved.
 template <class System>
-void check_text(const std::string& folder, const FileRecord& record) {
+std::string read_saved_text(const std::string& folder, const FileRecord& record) {
   const auto file = FileHandle<System>::to_read(folder + "/" + record.name);
   const auto refuse = [&](const std::string& what) {
     throw FormatError(file.path() + ": " + what + ": it was changed, or is of another checkpoint");
@@ -172,8 +172,9 @@ void check_text(const std::string& folder, const FileRecord& record) {
   if (file.opened_bytes() != record.bytes)
     refuse("it has " + std::to_string(file.opened_bytes()) + " bytes, " +
            std::to_string(record.bytes) + " were saved");
-  if (crc32c_of(read_text(file, record.bytes, [] { return "its text"; })) != record.sums_crc)
-    refuse("its checksum is not that of what was saved");
+  std::string text = read_text(file, record.bytes, [] { return "its text"; });
+  if (crc32c_of(text) != record.sums_crc) refuse("its checksum is not that of what was saved");
+  return text;
 }
 
 /// Reads a file of tensors; no byte of it is believed before its sum.

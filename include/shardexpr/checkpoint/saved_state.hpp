@@ -29,7 +29,7 @@ class SavedState {
   SavedState(const std::string& folder, const Manifest& manifest) : folder_{folder} {
     for (const FileRecord& record : manifest.files) {
       if (record.role == "text") {
-        check_text<System>(folder, record);
+        (void)read_saved_text<System>(folder, record);
         continue;
       }
       files_.push_back(std::make_unique<PartReader<System>>(folder, record));

@@ -12,10 +12,18 @@
 
 namespace shardexpr::detail {
 
-/// Whether elements of a stored dtype can be read as those that are trained.
+/// Calls `visit(T{})`, T the type of a stored dtype that is trained in. False: nothing is.
+template <class Visit>
+bool visit_trained_dtype(std::string_view dtype, Visit visit) {
+  const auto visited = [&]<class T>(T of) {
+    if (dtype != stored_dtype_name<T>) return false;
+    visit(of);
+    return true;
+  };
+  return visited(fp32{}) || visited(bf16{}) || visited(fp16{});
+}
 inline bool is_trained_dtype(std::string_view dtype) {
-  return dtype == stored_dtype_name<fp32> || dtype == stored_dtype_name<bf16> ||
-         dtype == stored_dtype_name<fp16>;
+  return visit_trained_dtype(dtype, [](auto) {});
 }
 
 /// Elements from `first` on of a tensor of a trained dtype, rounded to T where it is another.
@@ -33,9 +41,7 @@ void read_elements(std::string_view dtype, std::uint64_t first, std::span<T> to,
         to[done + k] = static_cast<T>(static_cast<float>(some[k]));
     }
   };
-  if (dtype == stored_dtype_name<fp32>) convert(fp32{});
-  if (dtype == stored_dtype_name<bf16>) convert(bf16{});
-  if (dtype == stored_dtype_name<fp16>) convert(fp16{});
+  (void)visit_trained_dtype(dtype, convert);
 }
 
 }  // namespace shardexpr::detail

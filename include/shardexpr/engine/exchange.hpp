@@ -2,6 +2,7 @@
 #pragma once
 #include <shardexpr/engine/core.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -31,6 +32,23 @@ std::vector<T> exchange(Core<M, S>& core, const T& mine) {
                        std::memcpy(result.data(), from.data(), from.size());
                      });
   return result;
+}
+
+/// What rank 0 has in memory of the host becomes every rank's, outside of steps.
+/// Order:   collective; when it returns, it is done.
+/// Cost:    as much memory of the device meanwhile.
+template <class T, class M, class S>
+void broadcast_from_rank0(Core<M, S>& core, std::span<T> values) {
+  const auto memory = core.device->template allocate<T>(values.size(), Purpose::other);
+  const Drain drain{core.timeline};
+  if (core.mesh.world().rank() == 0)
+    core.visit_on_host(comm_stream, memory.span(), [&](std::span<T> to) {
+      std::copy(values.begin(), values.end(), to.begin());
+    });
+  core.mesh.world().broadcast(core.begin(comm_stream, {"broadcast"}), memory.span(), 0);
+  core.visit_on_host(comm_stream, std::span<const T>{memory.span()}, [&](std::span<const T> from) {
+    std::copy(from.begin(), from.end(), values.begin());
+  });
 }
 
 }  // namespace shardexpr::detail

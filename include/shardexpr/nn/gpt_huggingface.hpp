@@ -118,9 +118,8 @@ inline GptConfig parse_gpt2_config(const std::string& path, std::string_view tex
 /// else does not change what is computed without it are passed over; a member that is left out has
 /// the value that Hugging Face gives it.
 ///
-/// Errors:  ConfigError for what Gpt does not compute: another activation, say; for what is no
-/// JSON:
-///          file, byte. IoError if the file cannot be read.
+/// Errors:  ConfigError for what Gpt does not compute, another activation, say, and for what is no
+///          JSON: file, byte. IoError if the file cannot be read.
 template <class System = detail::LinuxSystem>
 GptConfig read_gpt2_config(const std::string& path) {
   const auto file = detail::FileHandle<System>::to_read(path);
