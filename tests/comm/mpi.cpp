@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program for mpirun: each process is a rank, and every rank runs every case.
-// SHARDEXPR_MPI_THREADS=single|serialized|multiple says what MPI is asked for.
+// SHARDEXPR_MPI_RUN=single|serialized says what MPI is asked for; else it is multiple.
 #include <shardexpr/comm/mpi.hpp>
 #include <shardexpr/comm/threads.hpp>
 
@@ -28,8 +28,8 @@ int threads = MPI_THREAD_SINGLE;
 struct Session : Listener {
   using Listener::Listener;
   void test_run_start() override {
-    const char* const variable = std::getenv("SHARDEXPR_MPI_THREADS");
-    const std::string wanted = variable == nullptr ? "multiple" : variable;
+    const char* const variable = std::getenv("SHARDEXPR_MPI_RUN");
+    const std::string wanted = variable == nullptr ? "" : variable;
     const int level = wanted == "single"       ? MPI_THREAD_SINGLE
                       : wanted == "serialized" ? MPI_THREAD_SERIALIZED
                                                : MPI_THREAD_MULTIPLE;
