@@ -4,10 +4,12 @@
 #include <shardexpr/comm/mpi.hpp>
 #include <shardexpr/comm/threads.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,19 +43,21 @@ struct Session : Listener {
 
 bool streams_may_have_threads() { return threads >= MPI_THREAD_SERIALIZED; }
 
-/// Whole collectives, compared, on a stream without a thread; or each in pieces of some elements,
-/// on one with a thread where it may have one.
+/// By `options`, on a stream without a thread, or on one with a thread where it may have one.
 struct MpiWorld {
-  static constexpr bool gather_aliases = false;
-  inline static bool is_in_pieces = false;
+  inline static MpiOptions options{};
+  inline static bool has_thread = false;
 
+  /// Of a rank's node: neighbours share memory.
+  static std::size_t sharers(const auto& comm) {
+    const std::size_t node = options.node_ranks == 0 ? comm.size() : options.node_ranks;
+    return std::min(node, comm.size() - comm.rank() / node * node);
+  }
   template <class Body>
   static void run(Body body) {
-    const bool has_thread = is_in_pieces && streams_may_have_threads();
-    Mpi comm{MPI_COMM_WORLD, is_in_pieces
-                                 ? MpiOptions{.compare_calls = false, .bytes_at_once = 16'000}
-                                 : MpiOptions{}};
-    Cpu device{has_thread ? Execution::asynchronous : Execution::immediate};
+    Mpi comm{MPI_COMM_WORLD, options};
+    Cpu device{has_thread && streams_may_have_threads() ? Execution::asynchronous
+                                                        : Execution::immediate};
     Cpu::Stream stream{device, "comm"};
     body(comm, Context<Cpu>{device, stream});
   }
@@ -78,9 +82,19 @@ std::vector<T> both_reductions(C& comm, std::size_t n, Reduction reduction, std:
   return values;
 }
 
+/// Of this process, memory that processes share.
+std::size_t shared_resident_bytes() {
+  std::ifstream status{"/proc/self/status"};
+  std::string word;
+  std::size_t kib = 0;
+  while (status >> word)
+    if (word == "RssShmem:") status >> kib;
+  return kib * 1024;
+}
+
 template <class T>
-void check_equals_threads(std::size_t n, Reduction reduction) {
-  Mpi comm{MPI_COMM_WORLD};
+void check_equals_threads(std::size_t n, Reduction reduction, std::size_t node_ranks = 0) {
+  Mpi comm{MPI_COMM_WORLD, {.node_ranks = node_ranks}};
   const auto over_mpi = both_reductions<T>(comm, n, reduction, n);
   launch(comm.size(), [&](Threads& ranks) {
     const auto over_threads = both_reductions<T>(ranks, n, reduction, n);
@@ -92,61 +106,159 @@ void check_equals_threads(std::size_t n, Reduction reduction) {
 
 REGISTER_LISTENER("mpi", 1, Session);
 
-TEST_CASE("conformance") {
-  Watchdog watchdog{"conformance", std::chrono::seconds{300}};
-  MpiWorld::is_in_pieces = false;
+TEST_CASE("conformance, ranks of one node") {
+  Watchdog watchdog{"conformance, one node", std::chrono::seconds{300}};
+  MpiWorld::options = {};
+  MpiWorld::has_thread = false;
   conformance<MpiWorld>();
 }
 
-TEST_CASE("conformance, in pieces") {
+TEST_CASE("conformance, a node for each rank, in pieces of some elements") {
   Watchdog watchdog{"conformance, in pieces", std::chrono::seconds{300}};
-  MpiWorld::is_in_pieces = true;
+  MpiWorld::options = {.compare_calls = false, .bytes_at_once = 16'000, .node_ranks = 1};
+  MpiWorld::has_thread = true;
   conformance<MpiWorld>();
-  MpiWorld::is_in_pieces = false;
+}
+
+TEST_CASE("conformance, nodes of two ranks, and of one that is left") {
+  Watchdog watchdog{"conformance, nodes", std::chrono::seconds{300}};
+  MpiWorld::options = {.bytes_at_once = 16'000, .node_ranks = 2};
+  MpiWorld::has_thread = true;
+  conformance<MpiWorld>();
 }
 
 TEST_CASE("sums have the bits of Threads") {
   Watchdog watchdog{"bits", std::chrono::seconds{300}};
-  for (const Reduction reduction : reductions)
-    for (const std::size_t n : {1, 7, 1001}) {
-      check_equals_threads<float>(n, reduction);
-      check_equals_threads<double>(n, reduction);
-      check_equals_threads<bf16>(n, reduction);
-      check_equals_threads<fp16>(n, reduction);
+  for (const std::size_t node_ranks : {0, 1, 2}) {
+    for (const Reduction reduction : reductions)
+      for (const std::size_t n : {1, 7, 1001}) {
+        check_equals_threads<float>(n, reduction, node_ranks);
+        check_equals_threads<double>(n, reduction, node_ranks);
+        check_equals_threads<bf16>(n, reduction, node_ranks);
+        check_equals_threads<fp16>(n, reduction, node_ranks);
+      }
+    int size = 0;  // in several steps: more than 16 MiB
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    check_equals_threads<float>(4'400'000 / static_cast<std::size_t>(size) + 1, Reduction::mean,
+                                node_ranks);
+  }
+}
+
+TEST_CASE("memory that peers read in place gives the same bits, and stays as it was") {
+  Watchdog watchdog{"reduction_buffer", std::chrono::seconds{300}};
+  for (const std::size_t node_ranks : {0, 1, 2})
+    for (const std::size_t n : {1, 640, 70'001}) {
+      Mpi comm{MPI_COMM_WORLD, {.node_ranks = node_ranks}};
+      Cpu device;
+      Cpu::Stream stream;
+      const Context<Cpu> ctx{device, stream};
+      const std::size_t world = comm.size(), rank = comm.rank();
+      auto memory = comm.reduction_buffer<float>(device, world * n + 3);
+      CHECK(device.account().live_bytes(Purpose::full_gradients) == memory.size_bytes());
+      CHECK(memory.span()[world * n] == 0);
+      const auto full = memory.span().first(world * n);
+      const auto mine = input<float>(1, rank, full.size());
+      std::vector<float> sum(n);
+      std::copy(mine.begin(), mine.end(), full.begin());
+      comm.reduce_scatter(ctx, std::span<const float>{full}, std::span{sum}, Reduction::mean);
+      CHECK(same_bits(sum, reduced<float>(1, world, rank * n, n, Reduction::mean)));
+      CHECK(same_bits({full.begin(), full.end()}, mine));
+      comm.reduce_scatter(ctx, std::span<const float>{full}, full.subspan(rank * n, n),
+                          Reduction::sum);
+      const auto slice = full.subspan(rank * n, n);
+      CHECK(same_bits({slice.begin(), slice.end()},
+                      reduced<float>(1, world, rank * n, n, Reduction::sum)));
+      std::copy(mine.begin(), mine.end(), full.begin());
+      comm.all_reduce(ctx, full, Reduction::mean);
+      CHECK(same_bits({full.begin(), full.end()},
+                      reduced<float>(1, world, 0, world * n, Reduction::mean)));
+      // One rank's lie elsewhere: nobody reads in place, and all get the same.
+      std::copy(mine.begin(), mine.end(), full.begin());
+      std::vector<float> elsewhere = mine;
+      comm.all_reduce(ctx, rank == world - 1 ? std::span{elsewhere} : full, Reduction::mean);
+      const auto got = rank == world - 1 ? std::span{elsewhere} : full;
+      CHECK(same_bits({got.begin(), got.end()},
+                      reduced<float>(1, world, 0, world * n, Reduction::mean)));
     }
-  Mpi comm{MPI_COMM_WORLD};  // in several steps: more than 16 MiB
-  check_equals_threads<float>(4'400'000 / comm.size() + 1, Reduction::mean);
+}
+
+TEST_CASE("a buffer's memory is used for another when every rank has let go of it") {
+  Watchdog watchdog{"buffers come and go", std::chrono::seconds{300}};
+  Mpi comm{MPI_COMM_WORLD};
+  Cpu device;
+  Cpu::Stream stream;
+  const Context<Cpu> ctx{device, stream};
+  const std::size_t count = comm.size() * 1_MiB;
+  std::size_t shared_before = 0;
+  for (std::size_t i = 0; i < 20; ++i) {
+    if (i == 4) shared_before = shared_resident_bytes();
+    auto memory = comm.gather_buffer<std::byte>(device, count);
+    REQUIRE(memory.data()[i] == std::byte{0});
+    std::vector<std::byte> shard(i + 1, static_cast<std::byte>(comm.rank() + 1));
+    comm.barrier(ctx);
+    comm.gather(ctx, std::span<const std::byte>{shard},
+                memory.span().first(comm.size() * shard.size()));
+    CHECK(memory.data()[comm.size() * shard.size() - 1] == static_cast<std::byte>(comm.size()));
+  }
+  CHECK(shared_resident_bytes() < shared_before + 2 * count);
+}
+
+TEST_CASE("a gather into memory that is not one for all is refused in every rank") {
+  Watchdog watchdog{"gather elsewhere", std::chrono::seconds{300}};
+  Mpi comm{MPI_COMM_WORLD};
+  if (comm.size() == 1) return;
+  Cpu device;
+  Cpu::Stream stream;
+  const Context<Cpu> ctx{device, stream};
+  auto a = comm.gather_buffer<float>(device, comm.size());
+  auto b = comm.gather_buffer<float>(device, comm.size());
+  const std::vector<float> shard(1);
+  const auto error = error_of<CommError>([&] {
+    comm.gather(ctx, std::span<const float>{shard}, comm.rank() == 1 ? b.span() : a.span());
+  });
+  CHECK(error ==
+        "gather #3 of 1 fp32: full in rank 1 is not the memory of a buffer of "
+        "gather_buffer that rank 0 gathers into: name the same everywhere");
+  std::vector<float> own(comm.size());
+  CHECK(error_of<CommError>([&] {
+          comm.gather(ctx, std::span<const float>{shard}, std::span{own});
+        }).starts_with("gather #4 of 1 fp32: full in rank 0 is not the memory of a buffer"));
+  comm.barrier(ctx);
 }
 
 TEST_CASE("calls that differ are an error in every rank, which names two") {
   Watchdog watchdog{"different calls", std::chrono::seconds{300}};
-  MpiWorld::run([](auto& world, auto ctx) {
-    if (world.size() == 1) return;
-    auto comm = world.split(-7, -static_cast<int>(world.rank()));
-    const std::size_t last = comm.size() - 1;  // rank 0 of `world`
-    std::vector<float> values(4), all(4 * comm.size());
-    const auto expected = [&](const std::string& first, const std::string& second) {
-      return "rank " + std::to_string(last) + ": " + first + ", rank " + std::to_string(last - 1) +
-             ": " + second + ": every rank must make the same calls in the same order";
-    };
-    const auto call = [&](auto first, auto others) {
-      return error_of<CommError>([&] { comm.rank() == 0 ? first() : others(); });
-    };
-    CHECK(call([&] { comm.all_gather(ctx, std::span<const float>{values}, std::span{all}); },
-               [&] { comm.all_reduce(ctx, std::span{values}, Reduction::mean); }) ==
-          expected("all_gather #1 of 4 fp32", "all_reduce #1 of 4 fp32 (mean)"));
-    CHECK(call([&] { comm.broadcast(ctx, std::span{values}, 1); },
-               [&] { comm.broadcast(ctx, std::span{values}.first(3), 1); }) ==
-          expected("broadcast #2 of 4 fp32 from root 1", "broadcast #2 of 3 fp32 from root 1"));
-    CHECK(call([&] { (void)comm.split(0, 0); }, [&] { comm.barrier(ctx); }) ==
-          expected("split #3", "barrier #3"));
-    comm.barrier(ctx);  // nothing of those calls is left under way
-  });
+  for (const std::size_t node_ranks : {0, 2}) {
+    MpiWorld::options = {.node_ranks = node_ranks};
+    MpiWorld::run([](auto& world, auto ctx) {
+      if (world.size() == 1) return;
+      auto comm = world.split(-7, -static_cast<int>(world.rank()));
+      const std::size_t last = comm.size() - 1;  // rank 0 of `world`
+      std::vector<float> values(4), all(4 * comm.size());
+      const auto expected = [&](const std::string& first, const std::string& second) {
+        return "rank " + std::to_string(last) + ": " + first + ", rank " +
+               std::to_string(last - 1) + ": " + second +
+               ": every rank must make the same calls in the same order";
+      };
+      const auto call = [&](auto first, auto others) {
+        return error_of<CommError>([&] { comm.rank() == 0 ? first() : others(); });
+      };
+      CHECK(call([&] { comm.all_gather(ctx, std::span<const float>{values}, std::span{all}); },
+                 [&] { comm.all_reduce(ctx, std::span{values}, Reduction::mean); }) ==
+            expected("all_gather #1 of 4 fp32", "all_reduce #1 of 4 fp32 (mean)"));
+      CHECK(call([&] { comm.broadcast(ctx, std::span{values}, 1); },
+                 [&] { comm.broadcast(ctx, std::span{values}.first(3), 1); }) ==
+            expected("broadcast #2 of 4 fp32 from root 1", "broadcast #2 of 3 fp32 from root 1"));
+      CHECK(call([&] { (void)comm.split(0, 0); }, [&] { comm.barrier(ctx); }) ==
+            expected("split #3", "barrier #3"));
+      comm.barrier(ctx);  // nothing of those calls is left under way
+    });
+  }
 }
 
 TEST_CASE("what MPI reports is an error with rank, collective and number") {
   Watchdog watchdog{"MPI's error", std::chrono::seconds{300}};
-  Mpi comm{MPI_COMM_WORLD, {.compare_calls = false}};
+  Mpi comm{MPI_COMM_WORLD, {.compare_calls = false, .node_ranks = 1}};
   if (comm.size() != 2) return;
   Cpu device;
   Cpu::Stream stream;
@@ -265,10 +377,11 @@ TEST_CASE("what cannot be a communicator is refused, in every rank") {
 
 TEST_CASE("a reduction lives in the room that was reserved for it") {
   Watchdog watchdog{"room", std::chrono::seconds{300}};
-  Mpi comm{MPI_COMM_WORLD};
+  CHECK(Mpi::room_bytes<float>(4, 1000, 4) == 0);
+  Mpi comm{MPI_COMM_WORLD, {.node_ranks = 1}};
   Cpu device;
   Cpu::Stream stream;
-  const std::size_t n = 1000, room = Mpi::room_bytes<float>(comm.size(), n);
+  const std::size_t n = 1000, room = Mpi::room_bytes<float>(comm.size(), n, 1);
   CHECK(room == (comm.size() == 1 ? 0 : comm.size() * n * sizeof(float)));
   {
     const auto reserved = comm.reserve<float>(device, n);

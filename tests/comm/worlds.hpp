@@ -13,7 +13,7 @@ namespace shardexpr::testing {
 
 /// A world runs `body(comm, ctx)` as every rank that lives in this process.
 struct SoloWorld {
-  static constexpr bool gather_aliases = false;  // `gather` moves the bytes once per rank
+  static std::size_t sharers(const auto&) { return 1; }  // each has a buffer of its own
 
   template <class Body>
   static void run(Body body) {
@@ -26,7 +26,7 @@ struct SoloWorld {
 
 template <std::size_t world>
 struct ThreadsWorld {
-  static constexpr bool gather_aliases = true;  // one buffer for all ranks
+  static std::size_t sharers(const auto& comm) { return comm.size(); }  // of one buffer
 
   template <class Body>
   static void run(Body body) {
@@ -41,7 +41,7 @@ struct ThreadsWorld {
 /// A fast network, so that the suite stays short.
 template <std::size_t world>
 struct DelayedWorld {
-  static constexpr bool gather_aliases = true;
+  static std::size_t sharers(const auto& comm) { return comm.size(); }  // of one buffer
 
   template <class Body>
   static void run(Body body) {

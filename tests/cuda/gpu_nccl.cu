@@ -49,7 +49,7 @@ void as_this_rank(Body body) {
 
 template <class Comm>
 struct ProcessWorld {
-  static constexpr bool gather_aliases = false;
+  static std::size_t sharers(const auto&) { return 1; }  // each has a buffer of its own
 
   template <class Body>
   static void run(Body body) {

@@ -20,6 +20,7 @@ enum class Collective : std::size_t {
   all_gather,
   gather,
   gather_buffer,
+  reduction_buffer,
   reduce_scatter,
   all_reduce,
   broadcast,
@@ -27,9 +28,9 @@ enum class Collective : std::size_t {
   barrier,
   split,
 };
-inline constexpr std::array<std::string_view, 9> collective_names{
-    "all_gather", "gather",     "gather_buffer", "reduce_scatter", "all_reduce",
-    "broadcast",  "all_to_all", "barrier",       "split"};
+inline constexpr std::array<std::string_view, 10> collective_names{
+    "all_gather", "gather",    "gather_buffer", "reduction_buffer", "reduce_scatter",
+    "all_reduce", "broadcast", "all_to_all",    "barrier",          "split"};
 
 /// Element types whose sums are formed.
 template <class T>
@@ -70,7 +71,7 @@ struct Call {
     if (collective == Collective::reduce_scatter || collective == Collective::all_reduce)
       text += reduction == Reduction::sum ? " (sum)" : " (mean)";
     if (collective == Collective::broadcast) text += " from root " + std::to_string(root);
-    if (collective == Collective::gather)
+    if (shared != nullptr)
       text += " into buffer " + std::to_string(reinterpret_cast<std::uintptr_t>(shared));
     return text;
   }

@@ -75,7 +75,7 @@ concept CanAllGather = requires(C& comm, const Context<D>& ctx, std::span<const 
 
 /// shard (n,) -> full (W*n,), where full lies in a buffer that `gather_buffer` gave. A communicator
 /// whose ranks share memory then writes each shard once for all ranks, and says so to the plan:
-/// `gather_is_shared` means that a buffer of `count` elements costs each rank 1/W of it.
+/// `gather_is_shared` means that the ranks of a machine have one buffer, and each pays its part.
 template <class C, class D>
 concept CanGather = requires(C& comm, D& device, const Context<D>& ctx,
                              std::span<const float> shard, std::span<float> full) {
@@ -133,6 +133,17 @@ template <class T, class C, class D>
     return comm.template reserve<T>(device, count);
   else
     return nullptr;
+}
+
+/// (count,) of full gradients that are to be reduced over `comm`, zeroed, as
+/// Purpose::full_gradients: where peers read them in place, if `comm` has such memory. Every rank
+/// calls it.
+template <class T, class C, class D>
+auto reduction_memory([[maybe_unused]] C& comm, D& device, std::size_t count) {
+  if constexpr (requires { comm.template reduction_buffer<T>(device, count); })
+    return comm.template reduction_buffer<T>(device, count);
+  else
+    return device.template allocate<T>(count, Purpose::full_gradients);
 }
 
 /// Ranks that call the same collectives in the same order, each enqueued on a stream of a `D` and

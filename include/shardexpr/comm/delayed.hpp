@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstddef>
 #include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <thread>
@@ -86,6 +87,25 @@ class Delayed {
   auto gather_buffer(D& device, std::size_t count) {
     return inner_.template gather_buffer<T>(device, count);
   }
+
+  template <class T, class D>
+  auto reduction_buffer(D& device, std::size_t count) requires requires(C& inner) {
+    inner.template reduction_buffer<T>(device, count);
+  }
+  { return inner_.template reduction_buffer<T>(device, count); }
+
+  template <class T, class... Ranks>
+  static constexpr std::size_t room_bytes(std::size_t world, std::size_t count,
+                                          Ranks... node_ranks) requires requires {
+    C::template room_bytes<T>(world, count, node_ranks...);
+  }
+  { return C::template room_bytes<T>(world, count, node_ranks...); }
+  template <class T, class D>
+  [[nodiscard]] std::shared_ptr<void> reserve(D& device, std::size_t count) requires
+      requires(C& inner) {
+    inner.template reserve<T>(device, count);
+  }
+  { return inner_.template reserve<T>(device, count); }
 
   template <class T, class D>
   void gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,

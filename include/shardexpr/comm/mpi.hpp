@@ -3,8 +3,11 @@
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/comm/concepts.hpp>
 #include <shardexpr/comm/mpi_channel.hpp>
+#include <shardexpr/comm/mpi_node.hpp>
+#include <shardexpr/comm/node_collectives.hpp>
 #include <shardexpr/comm/rank_sum.hpp>
 #include <shardexpr/comm/reduction_room.hpp>
+#include <shardexpr/comm/shared_buffer.hpp>
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/device/cpu.hpp>
 
@@ -47,14 +50,14 @@ namespace shardexpr {
 /// Cost:    a waiting rank asks MPI without pause, and yields its core. Sums hold `room_bytes`.
 class Mpi {
  public:
-  /// Each rank gathers into memory of its own.
-  static constexpr bool gather_is_shared = false;
+  /// A gather buffer is one for the ranks of a node: each is charged its part of it.
+  static constexpr bool gather_is_shared = true;
 
   /// Order:   every rank of `users` makes one at the same time.
   /// Errors:  ConfigError when MPI is not there, for an intercommunicator, more than 32767 ranks,
   ///          or options that differ or are out of range; CommError when MPI reports an error.
   explicit Mpi(MPI_Comm users, const MpiOptions& options = {})
-      : channel_{std::make_unique<detail::MpiChannel>(users, options)} {}
+      : Mpi{std::make_shared<detail::MpiChannel>(users, options), "Mpi"} {}
 
   std::size_t rank() const { return channel_->rank(); }
   std::size_t size() const { return channel_->size(); }
@@ -65,29 +68,75 @@ class Mpi {
     requires detail::runs_on_host<D>
   void all_gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
                   std::span<T> full) {
-    gather<T>(ctx, call<T>(detail::Collective::all_gather, shard.size()), shard, full);
+    const auto call = this->call<T>(detail::Collective::all_gather, shard.size());
+    check_gather<T>(call, shard, full);
+    enqueue(ctx, reads(shard), writes(full), call, {}, [=](Channel& channel, Node& node) {
+      if (node.is_whole()) return detail::node::all_gather<T>(node, shard, full);
+      const bool is_in_place = shard.data() == full.data() + channel.rank() * shard.size();
+      const auto from = std::as_bytes(shard);
+      const auto to = std::as_writable_bytes(full);
+      each_piece(channel, call, from.size(),
+                 [&](std::size_t at, int n, const detail::MpiBlock& block, MPI_Comm comm,
+                     MPI_Request* request) {
+                   return MPI_Iallgather(is_in_place ? MPI_IN_PLACE : from.data() + at, n, MPI_BYTE,
+                                         to.data() + at, block.count(), block.type(), comm,
+                                         request);
+                 });
+    });
   }
 
-  /// Zeroed memory for `gather`.
+  /// Zeroed memory for `gather`: one for all ranks of a node.
   ///
-  /// Shapes:  (count,), aligned as the device's memory; count is a multiple of W.
-  /// Errors:  ConfigError for other counts; std::bad_alloc.
-  /// Cost:    count * sizeof(T) bytes under Purpose::gathered.
+  /// Shapes:  (count,), aligned to 256 bytes or more; count is a multiple of W.
+  /// Order:   every rank must call it, on no stream. The memory goes back to the machine when all
+  ///          have let go of theirs and one calls this again, or at this object's end.
+  /// Errors:  ConfigError for other counts; CommError when the machine has not as much memory that
+  ///          processes may share; std::bad_alloc.
+  /// Cost:    of count * sizeof(T) bytes each rank is charged its part, under Purpose::gathered.
   template <class T, class D>
-    requires detail::runs_on_host<D>
-  auto gather_buffer(D& device, std::size_t count) {
-    const auto call = this->call<T>(detail::Collective::gather_buffer, count);
-    if (count % size() != 0)
-      call.refuse("the count must be a multiple of the " + std::to_string(size()) + " ranks");
-    return device.template allocate<T>(count, Purpose::gathered);
-  }
+    requires detail::runs_on_host<D> SharedBuffer<T> gather_buffer(D& device, std::size_t count) {
+      const auto call = this->call<T>(detail::Collective::gather_buffer, count);
+      if (count % size() != 0)
+        call.refuse("the count must be a multiple of the " + std::to_string(size()) + " ranks");
+      return shared<T>(device, call, detail::MpiWindow::Form::one, count,
+                       ceil_div(count * sizeof(T), node_->size()), Purpose::gathered);
+    }
 
+  /// Zeroed memory of this rank alone, whose values peers of its node add up where they lie.
+  ///
+  /// Shapes:  (count,), aligned to 256 bytes or more.
+  /// Order:   as `gather_buffer`.
+  /// Errors:  as `gather_buffer`, for no count.
+  /// Cost:    count * sizeof(T) bytes under Purpose::full_gradients.
+  template <class T, class D>
+    requires detail::runs_on_host<D> SharedBuffer<T> reduction_buffer(D& device,
+                                                                      std::size_t count) {
+      return shared<T>(device, call<T>(detail::Collective::reduction_buffer, count),
+                       detail::MpiWindow::Form::one_each, count, count * sizeof(T),
+                       Purpose::full_gradients);
+    }
+
+  /// Each rank writes its shard into the one buffer of its node, and sends it to one rank of each
+  /// other node, which does the same there.
+  ///
   /// Shapes:  shard (n,) -> full (W*n,), in rank order; shard may be full's slice of this rank.
+  /// Order:   when a rank comes, it has done with the old content of full.
+  /// Errors:  CommError in every rank of a node unless full is the same memory in all of them.
   template <class T, class D>
     requires detail::runs_on_host<D>
   void gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
               std::span<T> full) {
-    gather<T>(ctx, call<T>(detail::Collective::gather, shard.size()), shard, full);
+    const auto call = this->call<T>(detail::Collective::gather, shard.size());
+    check_gather<T>(call, shard, full);
+    enqueue(ctx, reads(shard), writes(full), call, std::as_bytes(full),
+            [=](Channel& channel, Node& node) {
+              check_is_one(channel, node, call);
+              detail::node::copy(shard, full.data() + channel.rank() * shard.size());
+              if (!node.is_whole())
+                gather_from_nodes(channel, node, call, std::as_bytes(shard),
+                                  std::as_writable_bytes(full));
+              node.sync();
+            });
   }
 
   /// Shapes:  full (W*n,) -> shard (n,), which may be full's slice of this rank.
@@ -102,22 +151,22 @@ class Mpi {
     detail::check_reduction<T>(call);
     traffic_.add_reduce_scatter(size(), shard.size_bytes());
     const std::span<T> room = this->room<T>(ctx, shard.size());
-    ctx.run(reads(full), writes(shard, room), [=, channel = channel_.get()] {
-      channel->begin(call);
-      const std::size_t world = channel->size(), step = step_of<T>(*channel, shard.size());
-      if (world == 1) return copy<T>(full, shard);
-      const auto scale = detail::scale_of<T>(reduction, world);
-      for (std::size_t at = 0; at < shard.size(); at += step) {
-        const std::size_t n = std::min(step, shard.size() - at);
-        const detail::MpiBlock from{*channel, call, n * sizeof(T), shard.size_bytes()};
-        channel->complete(call, [&](MPI_Comm comm, MPI_Request* request) {
-          return MPI_Ialltoall(full.data() + at, from.count(), from.type(), room.data(),
-                               bytes<T>(n), MPI_BYTE, comm, request);
-        });
-        detail::sum_rows<T>(world, n, scale, shard.data() + at,
-                            [&](std::size_t peer) { return room.data() + peer * n; });
-      }
-    });
+    enqueue(ctx, reads(full), writes(shard, room), call, std::as_bytes(full),
+            [=](Channel& channel, Node& node) {
+              const std::size_t world = channel.size(), n = shard.size();
+              const auto scale = detail::scale_of<T>(reduction, world);
+              const bool in_windows = node.all_in_windows();
+              const std::size_t step = node.is_whole() ? n : step_of<T>(channel, n);
+              for (std::size_t at = 0; at < n; at += step) {
+                const std::span<T> sum = detail::node::window_of(shard, at, step);
+                if (!node.is_whole())
+                  send_slices(channel, node, call, full.data() + at, n, sum.size(), room.data());
+                detail::node::sum_slices<T>(
+                    node, world, full, n, at, sum, scale, in_windows,
+                    [&](std::size_t peer) { return room.data() + peer * sum.size(); });
+              }
+              if (in_windows) node.sync();  // peers read there no more
+            });
   }
 
   /// Shapes:  values (n,), any n, in place. The bits of reduce_scatter followed by all_gather.
@@ -130,14 +179,19 @@ class Mpi {
     traffic_.add_all_reduce(size(), values.size(), sizeof(T));
     const std::size_t part = ceil_div(values.size(), size());
     const std::span<T> room = this->room<T>(ctx, part);
-    ctx.run(reads(values), writes(values, room), [=, channel = channel_.get()] {
-      channel->begin(call);
-      const std::size_t world = channel->size(), step = world * step_of<T>(*channel, part);
-      if (world == 1) return;
-      for (std::size_t at = 0; at < values.size(); at += step)
-        sum_to_all<T>(*channel, call, values.subspan(at, std::min(step, values.size() - at)), room,
-                      detail::scale_of<T>(reduction, world));
-    });
+    enqueue(ctx, reads(values), writes(values, room), call, std::as_bytes(values),
+            [=](Channel& channel, Node& node) {
+              const std::size_t world = channel.size();
+              const auto scale = detail::scale_of<T>(reduction, world);
+              if (world == 1) return;
+              if (node.is_whole() && node.all_in_windows())
+                return detail::node::sum_to_all_in_windows<T>(node, values, scale);
+              if (node.is_whole()) return detail::node::sum_to_all<T>(node, values, scale);
+              const std::size_t step = world * step_of<T>(channel, part);
+              for (std::size_t at = 0; at < values.size(); at += step)
+                sum_to_all<T>(channel, call, detail::node::window_of(values, at, step), room,
+                              scale);
+            });
   }
 
   /// Shapes:  values (n,) of rank `root` -> values (n,) of every rank.
@@ -148,12 +202,12 @@ class Mpi {
     call.root = root;
     detail::check_root(call, size());
     if (rank() == root) traffic_.add_broadcast(size(), values.size_bytes());
-    ctx.run(reads(values), writes(values), [=, channel = channel_.get()] {
-      channel->begin(call);
+    enqueue(ctx, reads(values), writes(values), call, {}, [=](Channel& channel, Node& node) {
+      if (node.is_whole()) return detail::node::broadcast(node, values, root);
       const auto memory = std::as_writable_bytes(values);
-      const std::size_t step = channel->piece_bytes();
+      const std::size_t step = channel.piece_bytes();
       for (std::size_t at = 0; at < memory.size(); at += step)
-        channel->complete(call, [&](MPI_Comm comm, MPI_Request* request) {
+        channel.complete(call, [&](MPI_Comm comm, MPI_Request* request) {
           return MPI_Ibcast(memory.data() + at,
                             static_cast<int>(std::min(step, memory.size() - at)), MPI_BYTE,
                             static_cast<int>(root), comm, request);
@@ -172,11 +226,11 @@ class Mpi {
     detail::check_pieces(call, size(), "from", from.size(), piece);
     detail::check_disjoint<T>(call, from, to);
     traffic_.add_all_to_all(size(), piece * sizeof(T));
-    ctx.run(reads(from), writes(to), [=, channel = channel_.get()] {
-      channel->begin(call);
+    enqueue(ctx, reads(from), writes(to), call, {}, [=](Channel& channel, Node& node) {
+      if (node.is_whole()) return detail::node::all_to_all<T>(node, from, to);
       const auto sent = std::as_bytes(from);
       const auto received = std::as_writable_bytes(to);
-      each_piece(*channel, call, piece * sizeof(T),
+      each_piece(channel, call, piece * sizeof(T),
                  [&](std::size_t at, int, const detail::MpiBlock& block, MPI_Comm comm,
                      MPI_Request* request) {
                    return MPI_Ialltoall(sent.data() + at, block.count(), block.type(),
@@ -191,10 +245,10 @@ class Mpi {
     requires detail::runs_on_host<D>
   void barrier(const Context<D>& ctx) {
     const detail::Call call{.collective = detail::Collective::barrier, .sequence = ++sequence_};
-    ctx.run(reads(), writes(), [=, channel = channel_.get()] {
-      channel->begin(call);
-      channel->complete(
-          call, [](MPI_Comm comm, MPI_Request* request) { return MPI_Ibarrier(comm, request); });
+    enqueue(ctx, reads(), writes(), call, {}, [=](Channel& channel, Node& node) {
+      if (!node.is_whole())
+        channel.complete(
+            call, [](MPI_Comm comm, MPI_Request* request) { return MPI_Ibarrier(comm, request); });
     });
   }
 
@@ -204,24 +258,31 @@ class Mpi {
   /// Order:   every rank must call it; at once, on no stream.
   Mpi split(int color, int key) {
     const detail::Call call{.collective = detail::Collective::split, .sequence = ++sequence_};
-    return Mpi{channel_->split(call, color, key)};
+    meet(call);
+    return Mpi{channel_->split(call, color, key), call.text()};
   }
 
   /// Bytes that a rank of `world` holds for reductions of which its part is at most `count`
-  /// elements; the plan counts them.
+  /// elements, where at least `node_ranks` of them share memory; the plan counts them. None where
+  /// all do.
   template <class T>
-  static constexpr std::size_t room_bytes(std::size_t world, std::size_t count) {
-    return detail::ReductionRoom::bytes_for<T>(world, count);
+  static constexpr std::size_t room_bytes(std::size_t world, std::size_t count,
+                                          std::size_t node_ranks) {
+    return node_ranks == world ? 0 : detail::ReductionRoom::bytes_for<T>(world, count);
   }
   /// Holds them, as Purpose::full_gradients, for as long as the result lives. A reduction that
   /// finds less makes more for good, which waits for the stream.
   template <class T, class D>
   [[nodiscard]] std::shared_ptr<void> reserve(D& device, std::size_t count) {
-    return room_.reserve(device, room_bytes<T>(size(), count));
+    return room_.reserve(device, room_bytes<T>(size(), count, node_->size()));
   }
 
  private:
-  explicit Mpi(std::unique_ptr<detail::MpiChannel> channel) : channel_{std::move(channel)} {}
+  using Channel = detail::MpiChannel;
+  using Node = detail::MpiNode;
+
+  Mpi(std::shared_ptr<Channel> channel, const std::string& what)
+      : channel_{std::move(channel)}, node_{std::make_shared<Node>(channel_, what)} {}
 
   template <class T>
   detail::Call call(detail::Collective collective, std::size_t count) {
@@ -231,7 +292,7 @@ class Mpi {
   /// Where the parts of all ranks lie that are added up at a time.
   template <class T, class D>
   std::span<T> room(const Context<D>& ctx, std::size_t count) {
-    const std::size_t size_bytes = room_bytes<T>(size(), count);
+    const std::size_t size_bytes = room_bytes<T>(size(), count, node_->size());
     return {reinterpret_cast<T*>(room_.take(ctx, size_bytes)), size_bytes / sizeof(T)};
   }
   /// Elements of a rank's part of `count` that are added up at a time.
@@ -244,11 +305,6 @@ class Mpi {
   static int bytes(std::size_t count) {
     return static_cast<int>(count * sizeof(T));
   }
-  template <class T>
-  static void copy(std::span<const T> from, std::span<T> to) {
-    if (from.data() != to.data()) detail::copy_bytes(to.data(), from.data(), from.size_bytes());
-  }
-
   /// Starts `start(first byte, bytes, block, communicator, request)` for each piece of what every
   /// rank has `size_bytes` of.
   template <class Start>
@@ -264,24 +320,104 @@ class Mpi {
     }
   }
 
-  template <class T, class D>
-  void gather(const Context<D>& ctx, const detail::Call& call, std::span<const T> shard,
-              std::span<T> full) {
+  /// Enqueues `work(channel, node)`, which runs when this node's ranks have met, each with `data`
+  /// where others may read or write them. They are compared with other nodes' calls before.
+  template <class D, std::size_t R, std::size_t W, class Work>
+  void enqueue(const Context<D>& ctx, const Reads<R>& reads, const Writes<W>& writes,
+               const detail::Call& call, std::span<const std::byte> data, Work work,
+               SourceLocation where = SourceLocation::current()) {
+    ctx.run(
+        reads, writes,
+        [=, channel = channel_.get(), node = node_.get()] {
+          channel->check_thread(call);
+          if (!node->is_whole()) channel->begin(call);
+          node->meet(call, node->place_of(data.data(), data.size()));
+          work(*channel, *node);
+        },
+        where);
+  }
+
+  template <class T>
+  void check_gather(const detail::Call& call, std::span<const T> shard, std::span<T> full) {
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank());
     traffic_.add_all_gather(size(), shard.size_bytes());
-    ctx.run(reads(shard), writes(full), [=, channel = channel_.get()] {
-      channel->begin(call);
-      const bool is_in_place = shard.data() == full.data() + channel->rank() * shard.size();
-      const auto from = std::as_bytes(shard);
-      const auto to = std::as_writable_bytes(full);
-      each_piece(*channel, call, from.size(),
-                 [&](std::size_t at, int n, const detail::MpiBlock& block, MPI_Comm comm,
-                     MPI_Request* request) {
-                   return MPI_Iallgather(is_in_place ? MPI_IN_PLACE : from.data() + at, n, MPI_BYTE,
-                                         to.data() + at, block.count(), block.type(), comm,
-                                         request);
-                 });
+  }
+  static void check_is_one(const Channel& channel, const Node& node, const detail::Call& call) {
+    for (std::size_t peer = 0; peer < node.size(); ++peer)
+      if (node.size() > 1 && (node.place(peer).window == 0 || node.place(peer) != node.place(0)))
+        throw CommError(call.text() + ": full in " + channel.name(node.member(peer)) +
+                        " is not the memory of a buffer of gather_buffer that " +
+                        channel.name(node.member(0)) + " gathers into: name the same everywhere");
+  }
+
+  /// Of a call that is on no stream.
+  void meet(const detail::Call& call) {
+    channel_->check_thread(call);
+    if (!node_->is_whole()) channel_->begin(call);
+    node_->meet(call);
+  }
+  template <class T, class D>
+  SharedBuffer<T> shared(D& device, const detail::Call& call, detail::MpiWindow::Form form,
+                         std::size_t count, std::size_t charged_bytes, Purpose purpose) {
+    meet(call);
+    if (count == 0) return {};
+    const std::size_t size_bytes = count * sizeof(T);
+    std::shared_ptr<void> memory;
+    if (node_->size() == 1) {
+      memory = {device.allocate_zeroed(size_bytes), &D::deallocate};
+    } else {
+      const std::uint64_t id = node_->allocate(form, size_bytes, call.text());
+      memory = {form == detail::MpiWindow::Form::one ? node_->first(id) : node_->own(id),
+                [id, node = node_](void*) { node->retire(id); }};
+    }
+    return {std::move(memory), count, device.account(), charged_bytes, purpose};
+  }
+
+  /// Sends this rank's part to one rank of each other node and gets the parts that are this one's
+  /// to write: a node's n-th rank gets those of every node's n-th, and of those that have no other.
+  static void gather_from_nodes(Channel& channel, Node& node, const detail::Call& call,
+                                std::span<const std::byte> shard, std::span<std::byte> full) {
+    const detail::MpiNodes& nodes = node.nodes();
+    const auto gets = [&](std::size_t peer, std::size_t of) {
+      return nodes.place_of[peer] == nodes.place_of[of] % nodes.size_of[peer];
+    };
+    each_piece(channel, call, shard.size(),
+               [&](std::size_t at, int n, const detail::MpiBlock& block, MPI_Comm comm,
+                   MPI_Request* request) {
+                 int *const sent = channel.counts(0), *const from = channel.counts(1);
+                 int *const received = channel.counts(2), *const to = channel.counts(3);
+                 for (std::size_t peer = 0; peer < channel.size(); ++peer) {
+                   const bool is_away = !nodes.has(peer);
+                   sent[peer] = is_away && gets(peer, channel.rank()) ? n : 0;
+                   received[peer] = is_away && gets(channel.rank(), peer) ? block.count() : 0;
+                   from[peer] = -1;
+                   to[peer] = static_cast<int>(peer) * block.stride();
+                 }
+                 // Of rank 0's part in place, Open MPI would take the equal addresses for
+                 // MPI_IN_PLACE, which means another thing.
+                 return MPI_Ialltoallv(shard.data() + at + 1, sent, from, MPI_BYTE,
+                                       full.data() + at, received, to, block.type(), comm, request);
+               });
+  }
+  /// Sends each rank of other nodes `count` elements of its slice, which begin at `data` for rank 0
+  /// and lie `slice` apart; what they send comes to `room`, `count` apart.
+  template <class T>
+  static void send_slices(Channel& channel, Node& node, const detail::Call& call, const T* data,
+                          std::size_t slice, std::size_t count, T* room) {
+    const detail::MpiBlock block{channel, call, count * sizeof(T), slice * sizeof(T)};
+    int *const sent = channel.counts(0), *const from = channel.counts(1);
+    int *const received = channel.counts(2), *const to = channel.counts(3);
+    for (std::size_t peer = 0; peer < channel.size(); ++peer) {
+      const bool is_away = !node.nodes().has(peer);
+      sent[peer] = is_away ? block.count() : 0;
+      from[peer] = static_cast<int>(peer) * block.stride();
+      received[peer] = is_away ? bytes<T>(count) : 0;
+      to[peer] = bytes<T>(peer * count);
+    }
+    channel.complete(call, [&](MPI_Comm comm, MPI_Request* request) {
+      return MPI_Ialltoallv(data, sent, from, block.type(), room, received, to, MPI_BYTE, comm,
+                            request);
     });
   }
 
@@ -314,7 +450,8 @@ class Mpi {
     });
   }
 
-  std::unique_ptr<detail::MpiChannel> channel_;
+  std::shared_ptr<Channel> channel_;
+  std::shared_ptr<Node> node_;
   std::size_t sequence_ = 0;
   Traffic traffic_;
   detail::ReductionRoom room_;

@@ -30,12 +30,28 @@ struct MpiOptions {
   /// The most bytes of all ranks together that one call of MPI moves; longer collectives go in
   /// pieces. From the number of ranks to 2^31 - 1: MPI counts in int.
   std::size_t bytes_at_once = 1_GiB;
+  /// At most so many ranks of a machine share memory, neighbours with neighbours. 0: all that MPI
+  /// says can; 1: none, and MPI moves everything.
+  std::size_t node_ranks = 0;
 };
 
 namespace detail {
 
 // Where MPI was initialized with MPI_THREAD_SERIALIZED, who holds it may call MPI.
 inline std::mutex mpi_turn;
+
+/// Which ranks of a communicator share memory.
+struct MpiNodes {
+  MPI_Comm comm = MPI_COMM_NULL;      ///< of this node's ranks
+  std::size_t rank = 0;               ///< of this one in it
+  std::size_t processes = 1;          ///< of the communicator that are on this machine
+  std::vector<std::size_t> members;   ///< the communicator's ranks on this node, ascending
+  std::vector<std::size_t> first_of;  ///< of each rank of the communicator, its node's first
+  std::vector<std::size_t> place_of;  ///< of each rank, its number in its node
+  std::vector<std::size_t> size_of;   ///< of each rank, how many its node has
+
+  bool has(std::size_t peer) const { return first_of[peer] == members.front(); }
+};
 
 /// A communicator of MPI of our own, and how it is called: by which threads, and what an error
 /// says.
@@ -70,16 +86,22 @@ class MpiChannel {
   }
   MpiChannel(const MpiChannel&) = delete;
   MpiChannel& operator=(const MpiChannel&) = delete;
-  /// Where an exception unwinds, peers may not come to free it with us: it stays then.
   ~MpiChannel() {
-    int is_finalized = 0;
-    if (comm_ == MPI_COMM_NULL || std::uncaught_exceptions() > exceptions_) return;
+    if (comm_ == MPI_COMM_NULL || !ends_well()) return;
     const Turn turn{*this};
-    if (MPI_Finalized(&is_finalized) == MPI_SUCCESS && !is_finalized) MPI_Comm_free(&comm_);
+    MPI_Comm_free(&comm_);
+  }
+  /// False where an exception unwinds: peers may not come to free with us what is ours.
+  bool ends_well() const {
+    int is_finalized = 0;
+    return std::uncaught_exceptions() <= exceptions_ &&
+           MPI_Finalized(&is_finalized) == MPI_SUCCESS && !is_finalized;
   }
 
   std::size_t rank() const { return rank_; }
   std::size_t size() const { return size_; }
+  /// By the user's communicator.
+  std::string name(std::size_t rank) const { return "rank " + std::to_string(users_ranks_[rank]); }
   /// Bytes of each rank that one call of MPI moves.
   std::size_t piece_bytes() const { return options_.bytes_at_once / size_; }
   /// Counts and places of the ranks' parts: sent, received.
@@ -101,6 +123,19 @@ class MpiChannel {
   /// Errors:  ConfigError where MPI does not allow this thread. CommError in every rank when ranks
   ///          make different calls.
   void begin(const Call& call) {
+    check_thread(call);
+    if (!options_.compare_calls || size_ == 1) return;
+    mine_ = CallOnWire{call};
+    complete(call, [this](MPI_Comm comm, MPI_Request* request) {
+      return MPI_Iallgather(&mine_, sizeof mine_, MPI_BYTE, calls_.data(), sizeof mine_, MPI_BYTE,
+                            comm, request);
+    });
+    for (std::size_t peer = 1; peer < size_; ++peer)
+      if (!(calls_[peer] == calls_[0]))  // the same verdict in every rank
+        throw_different(0, calls_[0], peer, calls_[peer]);
+  }
+  /// Errors:  ConfigError where MPI does not allow this thread.
+  void check_thread(const Call& call) const {
     int is_main = 0;
     if (threads_ < MPI_THREAD_SERIALIZED) {
       check(MPI_Is_thread_main(&is_main), call.text());
@@ -110,18 +145,14 @@ class MpiChannel {
             "MPI_Init_thread with MPI_THREAD_MULTIPLE, or use streams of Cpu{}, which have no "
             "threads");
     }
-    if (!options_.compare_calls || size_ == 1) return;
-    mine_ = CallOnWire{call};
-    complete(call, [this](MPI_Comm comm, MPI_Request* request) {
-      return MPI_Iallgather(&mine_, sizeof mine_, MPI_BYTE, calls_.data(), sizeof mine_, MPI_BYTE,
-                            comm, request);
-    });
-    for (std::size_t peer = 1; peer < size_; ++peer)
-      if (!(calls_[peer] == calls_[0]))  // the same verdict in every rank
-        throw CommError(name(0) + ": " + calls_[0].call().text() + ", " + name(peer) + ": " +
-                        calls_[peer].call().text() +
-                        ": every rank must make the same calls in the same order");
   }
+  [[noreturn]] void throw_different(std::size_t a, const CallOnWire& of_a, std::size_t b,
+                                    const CallOnWire& of_b) const {
+    throw CommError(name(a) + ": " + of_a.call().text() + ", " + name(b) + ": " +
+                    of_b.call().text() + ": every rank must make the same calls in the same order");
+  }
+  /// Between two looks at what peers do.
+  void pause() const { std::this_thread::yield(); }
 
   /// Starts a part of a call, `start(communicator, request)`, and waits until it is over. MPI is
   /// asked again and again, and not told to wait, so that others have their turns meanwhile.
@@ -140,15 +171,47 @@ class MpiChannel {
         result = MPI_Test(&request, &is_done, MPI_STATUS_IGNORE);
       }
       if (is_done && result == MPI_SUCCESS) return;
-      std::this_thread::yield();
+      pause();
     }
     const Turn turn{*this};
     check(result, call.text());
   }
 
+  /// Which ranks share memory. Every rank calls it at the same time.
+  MpiNodes nodes(const std::string& what) const {
+    const Turn turn{*this};
+    MpiNodes nodes;
+    int place = 0, processes = 0, first = static_cast<int>(rank_);
+    check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, first, MPI_INFO_NULL, &nodes.comm),
+          what);
+    check(MPI_Comm_rank(nodes.comm, &place), what);
+    check(MPI_Comm_size(nodes.comm, &processes), what);
+    nodes.processes = static_cast<std::size_t>(processes);
+    if (options_.node_ranks != 0 && options_.node_ranks < nodes.processes) {
+      MPI_Comm machine = nodes.comm;
+      const int result = MPI_Comm_split(machine, place / static_cast<int>(options_.node_ranks),
+                                        place, &nodes.comm);
+      MPI_Comm_free(&machine);
+      check(result, what);
+      check(MPI_Comm_rank(nodes.comm, &place), what);
+    }
+    check(MPI_Comm_set_errhandler(nodes.comm, MPI_ERRORS_RETURN), what);
+    nodes.rank = static_cast<std::size_t>(place);
+    check(MPI_Bcast(&first, 1, MPI_INT, 0, nodes.comm), what);
+    std::vector<int> firsts(size_);
+    check(MPI_Allgather(&first, 1, MPI_INT, firsts.data(), 1, MPI_INT, comm_), what);
+    std::vector<std::size_t> seen(size_);  // of the node that begins with a rank
+    for (std::size_t rank = 0; rank < size_; ++rank) {
+      nodes.first_of.push_back(static_cast<std::size_t>(firsts[rank]));
+      nodes.place_of.push_back(seen[nodes.first_of[rank]]++);
+      if (firsts[rank] == first) nodes.members.push_back(rank);
+    }
+    for (const std::size_t of : nodes.first_of) nodes.size_of.push_back(seen[of]);
+    return nodes;
+  }
+
   /// As MPI_Comm_split, but for any color. Every rank calls it at the same time.
   std::unique_ptr<MpiChannel> split(const Call& call, int color, int key) {
-    begin(call);
     std::vector<int> colors(size_);
     complete(call, [&](MPI_Comm comm, MPI_Request* request) {
       return MPI_Iallgather(&color, 1, MPI_INT, colors.data(), 1, MPI_INT, comm, request);
@@ -215,9 +278,10 @@ class MpiChannel {
     for (int& rank : users_ranks_) rank = parent.users_ranks_[static_cast<std::size_t>(rank)];
   }
   void agree_on_options() {
-    const std::array<std::uint64_t, 2> mine{options_.compare_calls, options_.bytes_at_once};
-    std::vector<std::array<std::uint64_t, 2>> all(size_);
-    check(MPI_Allgather(mine.data(), 2, MPI_UINT64_T, all.data(), 2, MPI_UINT64_T, comm_),
+    const std::array<std::uint64_t, 3> mine{options_.compare_calls, options_.bytes_at_once,
+                                            options_.node_ranks};
+    std::vector<std::array<std::uint64_t, 3>> all(size_);
+    check(MPI_Allgather(mine.data(), 3, MPI_UINT64_T, all.data(), 3, MPI_UINT64_T, comm_),
           "MpiOptions");
     for (std::size_t peer = 1; peer < size_; ++peer)
       if (all[peer] != all[0])
@@ -228,8 +292,6 @@ class MpiChannel {
                         ": give a number from " + std::to_string(size_) +
                         ", the number of ranks, to 2147483647");
   }
-
-  std::string name(std::size_t rank) const { return "rank " + std::to_string(users_ranks_[rank]); }
 
   MpiOptions options_;
   int exceptions_ = std::uncaught_exceptions();
@@ -269,6 +331,8 @@ class MpiBlock {
 
   int count() const { return count_; }
   MPI_Datatype type() const { return type_; }
+  /// From one rank's to the next one's, in extents of the type.
+  int stride() const { return type_ == MPI_BYTE ? count_ : 1; }
 
  private:
   const MpiChannel& channel_;

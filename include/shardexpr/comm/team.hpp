@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/comm/call.hpp>
+#include <shardexpr/comm/spin.hpp>
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/device/task_queue.hpp>
 
@@ -35,16 +36,6 @@ class PeerEnded : public CommError {
  private:
   std::string origin_;
 };
-
-inline constexpr std::size_t cache_line_bytes = 64;
-
-inline void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 /// What all teams of one job share: the first failure, and who must be woken by it.
 struct Job {

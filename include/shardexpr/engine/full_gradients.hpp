@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace shardexpr::detail {
@@ -32,8 +33,8 @@ class FullGradients {
   FullGradients(Core& core, std::size_t micro_batches)
       : core_{&core},
         in_place_{gradients_in_place<S>(micro_batches)},
-        buffer_{core.device->template allocate<G>(core.counts.gradients_elements,
-                                                  Purpose::full_gradients)},
+        buffer_{
+            reduction_memory<G>(core.mesh.shard(), *core.device, core.counts.gradients_elements)},
         staging_{core.device->template allocate<G>(core.counts.staging_elements,
                                                    Purpose::full_gradients)},
         copies_staging_{core.device->template allocate<G>(core.counts.copies_staging_elements,
@@ -202,7 +203,9 @@ class FullGradients {
 
   Core* core_;
   bool in_place_;
-  typename Device::template Buffer<G> buffer_, staging_, copies_staging_;
+  decltype(reduction_memory<G>(std::declval<Core&>().mesh.shard(), std::declval<Device&>(),
+                               std::size_t{0})) buffer_;
+  typename Device::template Buffer<G> staging_, copies_staging_;
   GradientWire<S> wire_;
   std::shared_ptr<void> room_, copies_room_;  // of the communicators
   Arena<typename Core::Timeline> arena_;

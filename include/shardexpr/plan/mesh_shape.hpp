@@ -3,6 +3,7 @@
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/policy/strategy.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 
@@ -41,5 +42,35 @@ constexpr MeshShape mesh_shape(std::size_t world) {
                         "to keep no more than a rank's part");
   return mesh;
 }
+
+namespace detail {
+
+/// Of each kind of group, how many of its ranks share a machine's memory at least.
+struct NodeShares {
+  std::size_t shards = 1, copies = 1, reshard = 1;
+};
+
+/// With `node_ranks` neighbours on each machine, and what is left over on the last; 0: all on one.
+constexpr NodeShares node_shares(const MeshShape& mesh, std::size_t node_ranks) {
+  const std::size_t world = mesh.world(), group = mesh.shards;
+  NodeShares least{group, mesh.copies, mesh.reshard == 0 ? 1 : mesh.reshard};
+  if (node_ranks == 0 || node_ranks >= world) return least;
+  for (std::size_t rank = 0; rank < world; ++rank) {
+    const std::size_t begin = rank / node_ranks * node_ranks;
+    const std::size_t end = std::min(begin + node_ranks, world);
+    const auto of_block = [&](std::size_t ranks) {
+      const std::size_t first = rank / ranks * ranks;
+      return std::min(first + ranks, end) - std::max(first, begin);
+    };
+    // Of ranks 0 to n - 1, those that hold the same part as this one.
+    const auto same = [&](std::size_t n) { return (n + group - 1 - rank % group) / group; };
+    least.shards = std::min(least.shards, of_block(group));
+    least.copies = std::min(least.copies, same(end) - same(begin));
+    if (mesh.reshard != 0) least.reshard = std::min(least.reshard, of_block(mesh.reshard));
+  }
+  return least;
+}
+
+}  // namespace detail
 
 }  // namespace shardexpr

@@ -15,12 +15,16 @@
 
 namespace shardexpr {
 
-/// Bytes that a rank of a communicator holds for reductions of which its part is at most `count`
-/// elements; none where peers' memory is read in place.
+/// Bytes that a rank of a communicator of `world` ranks, of which at least `node_ranks` share
+/// memory, holds for reductions of which its part is at most `count` elements; none where peers'
+/// memory is read in place.
 template <class C, class T>
 constexpr std::size_t reduction_room_bytes([[maybe_unused]] std::size_t world,
-                                           [[maybe_unused]] std::size_t count) {
-  if constexpr (requires { C::template room_bytes<T>(world, count); })
+                                           [[maybe_unused]] std::size_t count,
+                                           [[maybe_unused]] std::size_t node_ranks) {
+  if constexpr (requires { C::template room_bytes<T>(world, count, node_ranks); })
+    return C::template room_bytes<T>(world, count, node_ranks);
+  else if constexpr (requires { C::template room_bytes<T>(world, count); })
     return C::template room_bytes<T>(world, count);
   else
     return 0;
@@ -111,17 +115,23 @@ constexpr void plan_transfers(const TransferCounts& transfers, const std::vector
 ///
 ///   static_assert(sx::plan<Trainer>(config, 8).device_peak_bytes < 80_GiB);
 ///
+/// Of several machines, `node_ranks` neighbours are on each, and one more has those left over; 0:
+/// all are on one. That matters to communicators whose ranks share a machine's memory; where groups
+/// lie across machines unevenly, the plan is that of the rank that pays most.
+///
 /// Errors:  throws ConfigError as the trainer's constructor does.
-/// Cost:    linear in the number of units; touches no memory of the model.
+/// Cost:    linear in the number of units, and of ranks; touches no memory of the model.
 template <class Trainer>
 constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t world,
-                    std::size_t micro_batches = 1) requires(!requires { Trainer::is_refused; }) {
+                    std::size_t micro_batches = 1,
+                    std::size_t node_ranks = 0) requires(!requires { Trainer::is_refused; }) {
   using Model = typename Trainer::Model;
   using Strategy = typename Trainer::Strategy;
   using Precision = typename Strategy::precision;
   constexpr bool is_shared = Strategy::communicator::gather_is_shared;
 
   const MeshShape mesh = mesh_shape<Strategy>(world);
+  const detail::NodeShares shares = detail::node_shares(mesh, node_ranks);
   const Layout<Model> layout{config, mesh.shards, detail::grouping_of<Strategy, Model>()};
   const detail::StepCounts step = detail::count_step<Strategy>(layout, mesh, micro_batches);
 
@@ -151,23 +161,23 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
       detail::buffer_elements<Model>(config) * sizeof(typename Precision::buffers);
   const std::size_t element = sizeof(typename Precision::compute);
   plan.gathered_bytes =
-      step.gathered_elements * element / (is_shared ? mesh.shards : 1) +
-      step.regathered_elements * element / (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
+      ceil_div(step.gathered_elements * element, is_shared ? shares.shards : 1) +
+      ceil_div(step.regathered_elements * element, is_shared ? shares.reshard : 1);
   plan.resharded_bytes = detail::parameter_wire_bytes<Strategy>(step.resharded_elements);
   plan.full_gradients_bytes =
       (step.gradients_elements + step.staging_elements + step.copies_staging_elements) *
       sizeof(typename Precision::reduce);
   // Blocks of codes, where there are any.
-  plan.gathered_bytes +=
-      detail::parameter_wire_bytes<Strategy>(step.wire_elements) / (is_shared ? mesh.shards : 1) +
-      detail::parameter_wire_bytes<Strategy>(step.rewire_elements) /
-          (is_shared && mesh.reshard != 0 ? mesh.reshard : 1);
+  plan.gathered_bytes += ceil_div(detail::parameter_wire_bytes<Strategy>(step.wire_elements),
+                                  is_shared ? shares.shards : 1) +
+                         ceil_div(detail::parameter_wire_bytes<Strategy>(step.rewire_elements),
+                                  is_shared ? shares.reshard : 1);
   plan.full_gradients_bytes +=
       2 * detail::gradient_wire_bytes<Strategy>(step.gradient_wire_elements) +
       reduction_room_bytes<typename Strategy::communicator, typename Precision::reduce>(
-          mesh.shards, step.room_elements) +
+          mesh.shards, step.room_elements, shares.shards) +
       reduction_room_bytes<typename Strategy::communicator, typename Precision::reduce>(
-          mesh.copies, step.copies_room_elements);
+          mesh.copies, step.copies_room_elements, shares.copies);
   plan.activations_bytes =
       activation_bytes<Model, typename Precision::compute, typename Strategy::device,
                        typename Strategy::recompute>(config)
@@ -193,8 +203,8 @@ constexpr Plan plan(const typename Trainer::Model::Config& config, std::size_t w
 
 /// Of a trainer that a rule refused: nothing, so that the rule's line is the only error.
 template <class Trainer>
-constexpr Plan plan(const typename Trainer::Model::Config&, std::size_t,
-                    std::size_t = 1) requires requires {
+constexpr Plan plan(const typename Trainer::Model::Config&, std::size_t, std::size_t = 1,
+                    std::size_t = 0) requires requires {
   Trainer::is_refused;
 }
 { return {}; }
