@@ -230,6 +230,7 @@ TEST_CASE("calls that differ are an error in every rank, which names two") {
   Watchdog watchdog{"different calls", std::chrono::seconds{300}};
   for (const std::size_t node_ranks : {0, 2}) {
     MpiWorld::options = {.node_ranks = node_ranks};
+    MpiWorld::has_thread = false;
     MpiWorld::run([](auto& world, auto ctx) {
       if (world.size() == 1) return;
       auto comm = world.split(-7, -static_cast<int>(world.rank()));
