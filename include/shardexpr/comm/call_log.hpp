@@ -2,7 +2,9 @@
 #pragma once
 #include <shardexpr/comm/call.hpp>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -16,9 +18,20 @@ class CallLog {
  public:
   static constexpr std::size_t kept = 1024;
 
+  using Clock = std::chrono::steady_clock;
+
   void add(const Call& call) {
+    const auto now = Clock::now();
     const std::scoped_lock lock{mutex_};
+    times_[made_ % kept] = now;
     calls_[made_++ % kept] = call;
+  }
+  /// The last `most` calls and when they were made, oldest first: `each(call, time)`.
+  template <class Each>
+  void for_each_last(std::size_t most, Each each) const {
+    const std::scoped_lock lock{mutex_};
+    for (std::uint64_t i = made_ - std::min<std::uint64_t>({made_, kept, most}); i < made_; ++i)
+      each(calls_[i % kept], times_[i % kept]);
   }
   /// The call of that number; one of number 0 where it was not made, or is no longer kept.
   Call find(std::uint64_t sequence) const {
@@ -40,6 +53,7 @@ class CallLog {
  private:
   mutable std::mutex mutex_;
   std::array<Call, kept> calls_{};
+  std::array<Clock::time_point, kept> times_{};
   std::uint64_t made_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/comm/launched.hpp>
+#include <shardexpr/comm/sockets.hpp>
 #include <shardexpr/core/error.hpp>
 
 #include <algorithm>
@@ -22,9 +23,6 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -34,27 +32,6 @@
 
 namespace shardexpr {
 namespace detail {
-
-using Deadline = std::chrono::steady_clock::time_point;
-
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int number) : number_{number} {}
-  Descriptor(Descriptor&& other) noexcept : number_{std::exchange(other.number_, -1)} {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~Descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  int number() const { return number_; }
-  explicit operator bool() const { return number_ >= 0; }
-
- private:
-  int number_ = -1;
-};
 
 /// Who asks: all that ranks of one job have alike, but the rank.
 struct Greeting {
@@ -66,46 +43,6 @@ inline std::uint64_t mark_of(const std::string& job) {
   std::uint64_t hash = 14695981039346656037u;
   for (const char c : job) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
   return hash;
-}
-
-inline int milliseconds_to(Deadline deadline) {
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-      deadline - std::chrono::steady_clock::now());
-  return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 1'000'000));
-}
-/// False when the time is over.
-inline bool await_socket(int socket, short events, Deadline deadline) {
-  pollfd one{socket, events, 0};
-  for (;;) {
-    const int ready = ::poll(&one, 1, milliseconds_to(deadline));
-    if (ready > 0) return true;
-    if (ready == 0 || errno != EINTR) return false;
-  }
-}
-/// False if the peer closes, or does not answer in time.
-inline bool send_all(int socket, const void* data, std::size_t count, Deadline deadline) {
-  const char* at = static_cast<const char*>(data);
-  while (count > 0) {
-    if (!await_socket(socket, POLLOUT, deadline)) return false;
-    const ssize_t sent = ::send(socket, at, count, MSG_NOSIGNAL);
-    if (sent < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (sent <= 0) return false;
-    at += sent;
-    count -= static_cast<std::size_t>(sent);
-  }
-  return true;
-}
-inline bool receive_all(int socket, void* data, std::size_t count, Deadline deadline) {
-  char* at = static_cast<char*>(data);
-  while (count > 0) {
-    if (!await_socket(socket, POLLIN, deadline)) return false;
-    const ssize_t got = ::recv(socket, at, count, 0);
-    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (got <= 0) return false;
-    at += got;
-    count -= static_cast<std::size_t>(got);
-  }
-  return true;
 }
 
 /// "3, 5 and 2 more"
@@ -132,30 +69,6 @@ inline std::string seconds_text(std::chrono::milliseconds time) {
                   "; see whether they started, and whether they reach it");
 }
 
-class Addresses {
- public:
-  Addresses(const Launched& launched, bool passive) {
-    addrinfo hints{};
-    hints.ai_family = AF_UNSPEC;
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = passive ? AI_PASSIVE : 0;
-    // Rank 0 listens on every interface: others may know it by another name than it has itself.
-    error_ = ::getaddrinfo(passive ? nullptr : launched.address.c_str(),
-                           std::to_string(launched.port).c_str(), &hints, &first_);
-  }
-  Addresses(const Addresses&) = delete;
-  Addresses& operator=(const Addresses&) = delete;
-  ~Addresses() {
-    if (first_ != nullptr) ::freeaddrinfo(first_);
-  }
-  const addrinfo* first() const { return first_; }
-  std::string error() const { return error_ == 0 ? "" : ::gai_strerror(error_); }
-
- private:
-  addrinfo* first_ = nullptr;
-  int error_ = 0;
-};
-
 inline std::string place_of(const Launched& launched) {
   return launched.address + ":" + std::to_string(launched.port);
 }
@@ -164,27 +77,10 @@ inline std::string place_of(const Launched& launched) {
 /// rank's to rank 0. None where they met by a file.
 using Lines = std::vector<Descriptor>;
 
-/// Rank 0's side.
-inline Lines serve_by_tcp(const Launched& launched, std::span<const std::byte> bytes,
-                          Deadline deadline, std::chrono::milliseconds patience) {
-  std::string why = "no address";
-  Descriptor listener;
-  const Addresses addresses{launched, /*passive=*/true};
-  for (const addrinfo* at = addresses.first(); at != nullptr && !listener; at = at->ai_next) {
-    Descriptor socket{::socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol)};
-    const int yes = 1, no = 0;
-    if (socket) ::setsockopt(socket.number(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (socket && at->ai_family == AF_INET6)
-      ::setsockopt(socket.number(), IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
-    if (socket && ::bind(socket.number(), at->ai_addr, at->ai_addrlen) == 0 &&
-        ::listen(socket.number(), 1024) == 0)
-      listener = std::move(socket);
-    else
-      why = std::strerror(errno);
-  }
-  if (!listener)
-    throw CommError("rank 0: cannot listen on port " + std::to_string(launched.port) + ": " + why +
-                    "; set MASTER_PORT to a free one on every rank");
+/// Rank 0's side, at a port that it listens on.
+inline Lines serve_by_tcp(const Descriptor& listener, const Launched& launched,
+                          std::span<const std::byte> bytes, Deadline deadline,
+                          std::chrono::milliseconds patience) {
   Lines lines(launched.world - 1);
   std::size_t missing = launched.world - 1;
   while (missing > 0) {
@@ -195,6 +91,10 @@ inline Lines serve_by_tcp(const Launched& launched, std::span<const std::byte> b
       throw_missing(launched, ranks, "port " + std::to_string(launched.port), patience);
     }
     Descriptor peer{::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC)};
+    if (!peer && (errno == EMFILE || errno == ENFILE))
+      throw CommError("rank 0: it may not open a connection to each of " +
+                      std::to_string(launched.world) +
+                      " ranks; raise the limit of open files (ulimit -n) where it runs");
     if (!peer) continue;
     Greeting greeting;
     // A stranger, or one who died, must not hold up the others.
@@ -223,20 +123,34 @@ inline Lines serve_by_tcp(const Launched& launched, std::span<const std::byte> b
   return lines;
 }
 
-/// The others' side.
+inline Lines serve_by_tcp(const Launched& launched, std::span<const std::byte> bytes,
+                          Deadline deadline, std::chrono::milliseconds patience) {
+  std::string why;
+  const Descriptor listener = listen_on(launched.port, why);
+  if (!listener)
+    throw CommError("rank 0: cannot listen on port " + std::to_string(launched.port) + ": " + why +
+                    "; set MASTER_PORT to a free one on every rank");
+  return serve_by_tcp(listener, launched, bytes, deadline, patience);
+}
+
+/// The others' side. The address may be several, with commas between, of which any may do.
 inline Lines ask_by_tcp(const Launched& launched, std::span<std::byte> bytes, Deadline deadline,
                         std::chrono::milliseconds patience) {
   const std::string rank = "rank " + std::to_string(launched.rank) + ": ";
   std::string why = "it is not there";
+  std::size_t begin = 0;
   do {
-    const Addresses addresses{launched, /*passive=*/false};
+    const std::size_t end = std::min(launched.address.find(',', begin), launched.address.size());
+    const Addresses addresses{launched.address.substr(begin, end - begin), launched.port};
+    const bool is_last = end == launched.address.size();
+    begin = is_last ? 0 : end + 1;
     if (!addresses.error().empty()) why = addresses.error();
     for (const addrinfo* at = addresses.first(); at != nullptr; at = at->ai_next) {
-      Descriptor socket{::socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol)};
-      if (!socket || ::connect(socket.number(), at->ai_addr, at->ai_addrlen) != 0) {
-        why = std::strerror(errno);
-        continue;
-      }
+      // One of several may not answer at all.
+      const Deadline soon =
+          std::min(deadline, std::chrono::steady_clock::now() + std::chrono::seconds{3});
+      Descriptor socket = connect_to(*at, soon, why);
+      if (!socket) continue;
       const Greeting greeting{.rank = launched.rank,
                               .world = launched.world,
                               .job = mark_of(launched.job),
@@ -262,7 +176,7 @@ inline Lines ask_by_tcp(const Launched& launched, std::span<std::byte> bytes, De
       }
       why = "it went away";
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds{20});
+    if (is_last) std::this_thread::sleep_for(std::chrono::milliseconds{20});
   } while (std::chrono::steady_clock::now() < deadline);
   throw CommError(rank + "rank 0 was not reached at " + place_of(launched) + " within " +
                   seconds_text(patience) + ": " + why +
@@ -364,18 +278,6 @@ inline void ask_by_file(const Launched& launched, std::span<std::byte> bytes, De
                       "that all see");
     std::this_thread::sleep_for(file_pause);
   }
-}
-
-/// Lets a connection end when the other machine is cut off, which says nothing.
-inline void keep_alive(int socket) {
-  // 10 s of silence, then four questions, 5 s apart.
-  const int yes = 1, idle_s = 10, interval_s = 5, count = 4, unanswered_ms = 30'000;
-  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof unanswered_ms);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
 }
 
 /// `share_bytes`, and what connects the processes from then on.

@@ -49,6 +49,9 @@ namespace shardexpr {
 ///          peers waiting, until mpirun ends them: nothing here watches the clock yet.
 /// Cost:    a waiting rank asks MPI without pause, and yields its core. Sums hold `room_bytes`.
 class Mpi {
+  using Channel = detail::MpiChannel;
+  using Node = detail::MpiNode;
+
  public:
   /// A gather buffer is one for the ranks of a node: each is charged its part of it.
   static constexpr bool gather_is_shared = true;
@@ -57,7 +60,20 @@ class Mpi {
   /// Errors:  ConfigError when MPI is not there, for an intercommunicator, more than 32767 ranks,
   ///          or options that differ or are out of range; CommError when MPI reports an error.
   explicit Mpi(MPI_Comm users, const MpiOptions& options = {})
-      : Mpi{std::make_shared<detail::MpiChannel>(users, options), "Mpi"} {}
+      : Mpi{Channel::make(users, options), "Mpi"} {}
+  Mpi(Mpi&&) = default;
+  Mpi& operator=(Mpi&&) = delete;
+  /// Waits for the peers, unless an exception unwinds or the job has failed.
+  ~Mpi() {
+    if (channel_ == nullptr) return;
+    bool is_well = channel_->ends_well();
+    if (is_well) try {
+        meet({.collective = detail::Collective::barrier, .sequence = ++sequence_});
+      } catch (...) {  // a peer does not end with us
+        is_well = false;
+      }
+    channel_->leave(is_well);
+  }
 
   std::size_t rank() const { return channel_->rank(); }
   std::size_t size() const { return channel_->size(); }
@@ -131,7 +147,7 @@ class Mpi {
     enqueue(ctx, reads(shard), writes(full), call, std::as_bytes(full),
             [=](Channel& channel, Node& node) {
               check_is_one(channel, node, call);
-              detail::node::copy(shard, full.data() + channel.rank() * shard.size());
+              detail::node::copy_to_peers(shard, full.data() + channel.rank() * shard.size());
               if (!node.is_whole())
                 gather_from_nodes(channel, node, call, std::as_bytes(shard),
                                   std::as_writable_bytes(full));
@@ -258,6 +274,8 @@ class Mpi {
   /// Order:   every rank must call it; at once, on no stream.
   Mpi split(int color, int key) {
     const detail::Call call{.collective = detail::Collective::split, .sequence = ++sequence_};
+    channel_->log().add(call);
+    const typename Channel::UnderWay under_way{*channel_, call};
     meet(call);
     return Mpi{channel_->split(call, color, key), call.text()};
   }
@@ -278,9 +296,6 @@ class Mpi {
   }
 
  private:
-  using Channel = detail::MpiChannel;
-  using Node = detail::MpiNode;
-
   Mpi(std::shared_ptr<Channel> channel, const std::string& what)
       : channel_{std::move(channel)}, node_{std::make_shared<Node>(channel_, what)} {}
 
@@ -326,9 +341,11 @@ class Mpi {
   void enqueue(const Context<D>& ctx, const Reads<R>& reads, const Writes<W>& writes,
                const detail::Call& call, std::span<const std::byte> data, Work work,
                SourceLocation where = SourceLocation::current()) {
+    channel_->log().add(call);
     ctx.run(
         reads, writes,
         [=, channel = channel_.get(), node = node_.get()] {
+          const typename Channel::UnderWay under_way{*channel, call};
           channel->check_thread(call);
           if (!node->is_whole()) channel->begin(call);
           node->meet(call, node->place_of(data.data(), data.size()));
@@ -346,9 +363,10 @@ class Mpi {
   static void check_is_one(const Channel& channel, const Node& node, const detail::Call& call) {
     for (std::size_t peer = 0; peer < node.size(); ++peer)
       if (node.size() > 1 && (node.place(peer).window == 0 || node.place(peer) != node.place(0)))
-        throw CommError(call.text() + ": full in " + channel.name(node.member(peer)) +
+        throw CommError(call.text() + ": full in " + channel.rank_name(node.member(peer)) +
                         " is not the memory of a buffer of gather_buffer that " +
-                        channel.name(node.member(0)) + " gathers into: name the same everywhere");
+                        channel.rank_name(node.member(0)) +
+                        " gathers into: name the same everywhere");
   }
 
   /// Of a call that is on no stream.
@@ -360,6 +378,8 @@ class Mpi {
   template <class T, class D>
   SharedBuffer<T> shared(D& device, const detail::Call& call, detail::MpiWindow::Form form,
                          std::size_t count, std::size_t charged_bytes, Purpose purpose) {
+    channel_->log().add(call);
+    const typename Channel::UnderWay under_way{*channel_, call};
     meet(call);
     if (count == 0) return {};
     const std::size_t size_bytes = count * sizeof(T);

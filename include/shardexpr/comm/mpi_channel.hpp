@@ -2,11 +2,15 @@
 #pragma once
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/comm/call_on_wire.hpp>
+#include <shardexpr/comm/mpi_lines.hpp>
+#include <shardexpr/comm/watch.hpp>
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/core/error.hpp>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -33,9 +37,16 @@ struct MpiOptions {
   /// At most so many ranks of a machine share memory, neighbours with neighbours. 0: all that MPI
   /// says can; 1: none, and MPI moves everything.
   std::size_t node_ranks = 0;
+  std::chrono::milliseconds to_meet{300'000};     ///< until ranks are connected, at the start
+  std::chrono::milliseconds collective{600'000};  ///< that a collective may take once it has begun
+  /// The directory in which a rank whose job fails writes its last calls; empty: none.
+  std::string record{"."};
 };
 
 namespace detail {
+
+class MpiChannel;
+using MpiWatch = Watch<MpiChannel>;
 
 // Where MPI was initialized with MPI_THREAD_SERIALIZED, who holds it may call MPI.
 inline std::mutex mpi_turn;
@@ -53,9 +64,9 @@ struct MpiNodes {
   bool has(std::size_t peer) const { return first_of[peer] == members.front(); }
 };
 
-/// A communicator of MPI of our own, and how it is called: by which threads, and what an error
-/// says.
-class MpiChannel {
+/// A communicator of MPI of our own, and how it is called: by which threads, what an error says,
+/// and what ends a wait.
+class MpiChannel : public Watched {
  public:
   /// To call MPI, for as long as it lives.
   class Turn {
@@ -68,8 +79,16 @@ class MpiChannel {
     std::unique_lock<std::mutex> lock_;
   };
 
-  /// A duplicate of the user's communicator. Every rank of it makes one at the same time.
-  MpiChannel(MPI_Comm users, const MpiOptions& options) : options_{options} {
+  /// A duplicate of the user's communicator, watched. Every rank of it makes one at the same time.
+  static std::shared_ptr<MpiChannel> make(MPI_Comm users, const MpiOptions& options) {
+    const auto channel = std::make_shared<MpiChannel>(users, options);
+    Lines lines = mpi_lines(*channel, channel->comm_, options.to_meet);
+    channel->watch(std::make_shared<MpiWatch>(channel->rank(), std::move(lines), options.collective,
+                                              options.record),
+                   channel);
+    return channel;
+  }
+  MpiChannel(MPI_Comm users, const MpiOptions& options) : Watched{"world"}, options_{options} {
     ask_state();
     if (users == MPI_COMM_NULL) throw ConfigError("Mpi needs a communicator, got MPI_COMM_NULL");
     int is_inter = 0;
@@ -95,13 +114,48 @@ class MpiChannel {
   bool ends_well() const {
     int is_finalized = 0;
     return std::uncaught_exceptions() <= exceptions_ &&
+           (watch_ == nullptr || !watch_->failure()->is_set()) && !is_left_ &&
            MPI_Finalized(&is_finalized) == MPI_SUCCESS && !is_finalized;
   }
+  /// The end of its owner, who has said nothing to the peers so far.
+  void leave(bool is_well) {
+    is_left_ = is_left_ || !is_well;
+    if (std::uncaught_exceptions() > exceptions_)
+      watch_->fail("rank " + std::to_string(watch_->rank()) +
+                   " left, by an exception of its own; see its messages");
+    watch_->remove(*this);
+  }
+
+  // Between what the stream's thread does and the watch.
+  Progress progress() const {
+    // The end first: what has ended has begun.
+    const std::uint64_t ended = ended_.load(std::memory_order_acquire);
+    return {begun_.load(std::memory_order_acquire), ended};
+  }
+  Error error() const { return {}; }  // MPI tells who calls it
+  void abort() noexcept {}            // who waits looks at the failure
+  /// A call of this rank is under way, for as long as it lives.
+  class UnderWay {
+   public:
+    UnderWay(MpiChannel& channel, const Call& call) : channel_{channel}, number_{call.sequence} {
+      channel.watch_->failure()->rethrow();
+      channel.begun_.store(number_, std::memory_order_release);
+    }
+    UnderWay(const UnderWay&) = delete;
+    UnderWay& operator=(const UnderWay&) = delete;
+    ~UnderWay() { channel_.ended_.store(number_, std::memory_order_release); }
+
+   private:
+    MpiChannel& channel_;
+    std::uint64_t number_;
+  };
 
   std::size_t rank() const { return rank_; }
   std::size_t size() const { return size_; }
   /// By the user's communicator.
-  std::string name(std::size_t rank) const { return "rank " + std::to_string(users_ranks_[rank]); }
+  std::string rank_name(std::size_t rank) const {
+    return "rank " + std::to_string(users_ranks_[rank]);
+  }
   /// Bytes of each rank that one call of MPI moves.
   std::size_t piece_bytes() const { return options_.bytes_at_once / size_; }
   /// Counts and places of the ranks' parts: sent, received.
@@ -116,7 +170,8 @@ class MpiChannel {
     MPI_Error_string(result, text.data(), &length);
     std::string line{text.data(), static_cast<std::size_t>(length)};
     std::replace(line.begin(), line.end(), '\n', ' ');
-    throw CommError((users_ranks_.empty() ? "" : name(rank_) + ": ") + what + ": MPI: " + line);
+    throw CommError((users_ranks_.empty() ? "" : rank_name(rank_) + ": ") + what +
+                    ": MPI: " + line);
   }
 
   /// A call of this rank begins.
@@ -148,11 +203,15 @@ class MpiChannel {
   }
   [[noreturn]] void throw_different(std::size_t a, const CallOnWire& of_a, std::size_t b,
                                     const CallOnWire& of_b) const {
-    throw CommError(name(a) + ": " + of_a.call().text() + ", " + name(b) + ": " +
+    throw CommError(rank_name(a) + ": " + of_a.call().text() + ", " + rank_name(b) + ": " +
                     of_b.call().text() + ": every rank must make the same calls in the same order");
   }
   /// Between two looks at what peers do.
-  void pause() const { std::this_thread::yield(); }
+  /// Errors:  CommError when the job has failed. What MPI was asked for still is under way then.
+  void pause() const {
+    if (watch_ != nullptr) watch_->failure()->rethrow();
+    std::this_thread::yield();
+  }
 
   /// Starts a part of a call, `start(communicator, request)`, and waits until it is over. MPI is
   /// asked again and again, and not told to wait, so that others have their turns meanwhile.
@@ -176,6 +235,10 @@ class MpiChannel {
     const Turn turn{*this};
     check(result, call.text());
   }
+
+  /// One that has no communicator yet.
+  MpiChannel(const MpiChannel& parent, std::string name)
+      : Watched{std::move(name)}, options_{parent.options_}, threads_{parent.threads_} {}
 
   /// Which ranks share memory. Every rank calls it at the same time.
   MpiNodes nodes(const std::string& what) const {
@@ -211,18 +274,21 @@ class MpiChannel {
   }
 
   /// As MPI_Comm_split, but for any color. Every rank calls it at the same time.
-  std::unique_ptr<MpiChannel> split(const Call& call, int color, int key) {
+  std::shared_ptr<MpiChannel> split(const Call& call, int color, int key) {
     std::vector<int> colors(size_);
     complete(call, [&](MPI_Comm comm, MPI_Request* request) {
       return MPI_Iallgather(&color, 1, MPI_INT, colors.data(), 1, MPI_INT, comm, request);
     });
     // The first rank of a color stands for it: MPI has no negative colors.
     const auto first = std::find(colors.begin(), colors.end(), color) - colors.begin();
-    auto part = std::unique_ptr<MpiChannel>{new MpiChannel{*this}};
+    const auto part = std::make_shared<MpiChannel>(
+        *this, name() + '/' + std::to_string(call.sequence) + '.' +
+                   std::to_string(users_ranks_[static_cast<std::size_t>(first)]));
     const Turn turn{*this};
     check(MPI_Comm_split(comm_, static_cast<int>(first), key, &part->comm_), call.text());
     part->begin_life(call.text());
     part->name_ranks(*this, call.text());
+    part->watch(watch_, part);
     return part;
   }
 
@@ -237,9 +303,10 @@ class MpiChannel {
     }
   };
 
-  /// One that has no communicator yet.
-  explicit MpiChannel(MpiChannel& parent) : options_{parent.options_}, threads_{parent.threads_} {}
-
+  void watch(std::shared_ptr<MpiWatch> watch, const std::shared_ptr<MpiChannel>& self) {
+    watch_ = std::move(watch);
+    watch_->add(self);
+  }
   void ask_state() {
     int is_initialized = 0, is_finalized = 0;
     MPI_Initialized(&is_initialized);
@@ -278,19 +345,26 @@ class MpiChannel {
     for (int& rank : users_ranks_) rank = parent.users_ranks_[static_cast<std::size_t>(rank)];
   }
   void agree_on_options() {
-    const std::array<std::uint64_t, 3> mine{options_.compare_calls, options_.bytes_at_once,
-                                            options_.node_ranks};
-    std::vector<std::array<std::uint64_t, 3>> all(size_);
-    check(MPI_Allgather(mine.data(), 3, MPI_UINT64_T, all.data(), 3, MPI_UINT64_T, comm_),
+    using Numbers = std::array<std::uint64_t, 5>;
+    const Numbers mine{options_.compare_calls, options_.bytes_at_once, options_.node_ranks,
+                       static_cast<std::uint64_t>(options_.to_meet.count()),
+                       static_cast<std::uint64_t>(options_.collective.count())};
+    std::vector<Numbers> all(size_);
+    check(MPI_Allgather(mine.data(), 5, MPI_UINT64_T, all.data(), 5, MPI_UINT64_T, comm_),
           "MpiOptions");
     for (std::size_t peer = 1; peer < size_; ++peer)
       if (all[peer] != all[0])
-        throw ConfigError("MpiOptions differ between " + name(0) + " and " + name(peer) +
+        throw ConfigError("MpiOptions differ between " + rank_name(0) + " and " + rank_name(peer) +
                           ": give every rank the same");
     if (options_.bytes_at_once < size_ || options_.bytes_at_once > 0x7fffffff)
       throw ConfigError("MpiOptions::bytes_at_once is " + std::to_string(options_.bytes_at_once) +
                         ": give a number from " + std::to_string(size_) +
                         ", the number of ranks, to 2147483647");
+    for (const auto& [option, time] :
+         {std::pair{"to_meet", options_.to_meet}, {"collective", options_.collective}})
+      if (time.count() <= 0)
+        throw ConfigError(std::string{"MpiOptions::"} + option + " is " +
+                          std::to_string(time.count()) + " ms: give a time above 0");
   }
 
   MpiOptions options_;
@@ -302,6 +376,9 @@ class MpiChannel {
   CallOnWire mine_;
   std::vector<CallOnWire> calls_;  // of each rank: what it is about to do
   std::vector<int> vectors_;
+  std::shared_ptr<MpiWatch> watch_;
+  std::atomic<std::uint64_t> begun_{0}, ended_{0};
+  bool is_left_ = false;
 };
 
 /// `size_bytes` bytes of each rank as MPI counts them; the next rank's begin `stride_bytes` behind.

@@ -20,6 +20,11 @@ template <class T>
 void copy(std::span<const T> from, T* to) {
   if (from.data() != to) copy_bytes(to, from.data(), from.size_bytes());
 }
+/// To where peers read.
+template <class T>
+void copy_to_peers(std::span<const T> from, T* to) {
+  if (from.data() != to) copy_bytes(to, from.data(), from.size_bytes(), streaming_share_bytes);
+}
 /// Elements [at, at + step) of `values`, as far as there are any.
 template <class T>
 std::span<T> window_of(std::span<T> values, std::size_t at, std::size_t step) {
@@ -45,7 +50,7 @@ void all_gather(MpiNode& node, std::span<const T> shard, std::span<T> full) {
   if (node.size() == 1) return;
   for (std::size_t at = 0; at < n; at += step) {
     const std::size_t count = std::min(step, n - at);
-    copy(shard.subspan(at, count), row<T>(node, node.rank(), 0, step));
+    copy_to_peers(shard.subspan(at, count), row<T>(node, node.rank(), 0, step));
     node.sync();
     for (std::size_t peer = 0; peer < node.size(); ++peer)
       if (peer != node.rank())
@@ -61,7 +66,7 @@ void broadcast(MpiNode& node, std::span<T> values, std::size_t root) {
   const std::size_t step = row_elements<T>(1);
   for (std::size_t at = 0; at < values.size(); at += step) {
     const std::span<T> part = window_of(values, at, step);
-    if (node.rank() == root) copy<T>(part, row<T>(node, root, 0, step));
+    if (node.rank() == root) copy_to_peers<T>(part, row<T>(node, root, 0, step));
     node.sync();
     if (node.rank() != root) copy<T>({row<T>(node, root, 0, step), part.size()}, part.data());
     node.turn();
@@ -78,7 +83,8 @@ void all_to_all(MpiNode& node, std::span<const T> from, std::span<T> to) {
   for (std::size_t at = 0; at < n; at += step) {
     const std::size_t count = std::min(step, n - at);
     for (std::size_t peer = 0; peer < world; ++peer)
-      if (peer != rank) copy(from.subspan(peer * n + at, count), row<T>(node, rank, peer, step));
+      if (peer != rank)
+        copy_to_peers(from.subspan(peer * n + at, count), row<T>(node, rank, peer, step));
     node.sync();
     for (std::size_t peer = 0; peer < world; ++peer)
       if (peer != rank) copy<T>({row<T>(node, peer, rank, step), count}, to.data() + peer * n + at);
@@ -111,8 +117,8 @@ void sum_slices(MpiNode& node, std::size_t world, std::span<const T> full, std::
     const std::span<T> sum = window_of(to, at, step);
     for (std::size_t peer = 0; peer < node.size(); ++peer)
       if (peer != node.rank())
-        copy(full.subspan(node.member(peer) * slice + begin + at, sum.size()),
-             row<T>(node, node.rank(), peer, step));
+        copy_to_peers(full.subspan(node.member(peer) * slice + begin + at, sum.size()),
+                      row<T>(node, node.rank(), peer, step));
     node.sync();
     add(at, sum, [&](std::size_t peer) -> const T* {
       if (peer == node.rank()) return full.data() + me * slice + begin + at;
@@ -152,14 +158,14 @@ void sum_to_all(MpiNode& node, std::span<T> values, SumOf<T> scale) {
   };
   for (std::size_t at = 0; at < slice; at += step) {
     for (std::size_t peer = 0; peer < world; ++peer)
-      if (peer != rank) copy<T>(of(peer, at), row<T>(node, rank, peer, step));
+      if (peer != rank) copy_to_peers<T>(of(peer, at), row<T>(node, rank, peer, step));
     node.sync();
     const std::span<T> own = of(rank, at);
     if (!own.empty())
       sum_rows<T>(world, own.size(), scale, own.data(), [&](std::size_t peer) -> const T* {
         return peer == rank ? own.data() : row<T>(node, peer, rank, step);
       });
-    copy<T>(own, row<T>(node, rank, rank, step));  // the row that nobody has read yet
+    copy_to_peers<T>(own, row<T>(node, rank, rank, step));  // the row that nobody has read yet
     node.sync();
     for (std::size_t peer = 0; peer < world; ++peer)
       if (peer != rank) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/comm/call_log.hpp>
+#include <shardexpr/comm/flight_record.hpp>
 #include <shardexpr/comm/meeting_point.hpp>
 #include <shardexpr/comm/watch_line.hpp>
 #include <shardexpr/device/outside_failure.hpp>
@@ -39,11 +40,13 @@ class Watch {
 
  public:
   /// `lines` connect the ranks (`meet`); without them each rank finds out for itself. A collective
-  /// may take as long as `patience` once it has begun.
-  Watch(std::size_t rank, Lines lines, Milliseconds patience)
+  /// may take as long as `patience` once it has begun. When the job fails the last calls are
+  /// written to a file in the directory `record`, if it has a name.
+  Watch(std::size_t rank, Lines lines, Milliseconds patience, std::string record = "")
       : rank_{rank},
         patience_{patience},
         pause_{std::clamp(patience / 8, Milliseconds{1}, Milliseconds{100})},
+        record_{std::move(record)},
         wake_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)},
         failure_{std::make_shared<OutsideFailure>()} {
     if (!wake_)
@@ -315,8 +318,17 @@ class Watch {
         if (text.find(call) == std::string::npos) whole += "; " + call + " was under way here";
       }
     }
+    if (!record_.empty()) whole += this->record(whole);
     failure_->set(whole);
     abort_all();
+  }
+  std::string record(const std::string& why) {
+    FlightRecord record{record_, rank_, why};
+    {
+      const std::scoped_lock lock{mutex_};
+      for (const Entry& entry : watched_) record.add(*entry.watched);
+    }
+    return record.close();
   }
   /// Each in a thread: one that waits for the device would wait for the others.
   void abort_all() noexcept {
@@ -338,6 +350,7 @@ class Watch {
 
   const std::size_t rank_;
   const Milliseconds patience_, pause_;
+  const std::string record_;
   Descriptor wake_;
   std::shared_ptr<OutsideFailure> failure_;
 

@@ -14,10 +14,15 @@ namespace shardexpr::detail {
 // stores would first read the lines they overwrite.
 inline constexpr std::size_t streaming_copy_bytes = std::size_t{8} << 20;
 
+// What other cores have read of the block before, and will read again: an ordinary store takes each
+// line back from their caches first. Below this size that costs less than going through memory.
+inline constexpr std::size_t streaming_share_bytes = std::size_t{32} << 10;
+
 /// memcpy with non-temporal stores where the block is large: half the write traffic.
-inline void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
+inline void copy_bytes(void* to, const void* from, std::size_t size_bytes,
+                       std::size_t streaming_from = streaming_copy_bytes) {
 #if defined(__SSE2__)
-  if (size_bytes >= streaming_copy_bytes && reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {
+  if (size_bytes >= streaming_from && reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {
     const std::size_t lines = size_bytes / 64;
     auto* out = static_cast<unsigned char*>(to);
     auto* in = static_cast<const unsigned char*>(from);
