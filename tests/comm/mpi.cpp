@@ -8,14 +8,13 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <fstream>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "../support/error_of.hpp"
-#include "../support/listener.hpp"
+#include "../support/mpi_session.hpp"
 #include "conformance.hpp"
 #include "watchdog.hpp"
 #include <doctest/doctest.h>
@@ -23,25 +22,6 @@
 namespace shardexpr::testing {
 
 namespace {
-
-int threads = MPI_THREAD_SINGLE;
-
-/// MPI lives as long as the test run.
-struct Session : Listener {
-  using Listener::Listener;
-  void test_run_start() override {
-    const char* const variable = std::getenv("SHARDEXPR_MPI_RUN");
-    const std::string wanted = variable == nullptr ? "" : variable;
-    const int level = wanted == "single"       ? MPI_THREAD_SINGLE
-                      : wanted == "serialized" ? MPI_THREAD_SERIALIZED
-                                               : MPI_THREAD_MULTIPLE;
-    MPI_Init_thread(nullptr, nullptr, level, &threads);
-    if (threads != level) std::_Exit(4);  // the cases would not test what they say
-  }
-  void test_run_end(const doctest::TestRunStats&) override { MPI_Finalize(); }
-};
-
-bool streams_may_have_threads() { return threads >= MPI_THREAD_SERIALIZED; }
 
 /// By `options`, on a stream without a thread, or on one with a thread where it may have one.
 struct MpiWorld {
@@ -104,7 +84,7 @@ void check_equals_threads(std::size_t n, Reduction reduction, std::size_t node_r
 
 }  // namespace
 
-REGISTER_LISTENER("mpi", 1, Session);
+REGISTER_LISTENER("mpi", 1, MpiSession);
 
 TEST_CASE("conformance, ranks of one node") {
   Watchdog watchdog{"conformance, one node", std::chrono::seconds{300}};

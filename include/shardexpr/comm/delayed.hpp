@@ -94,6 +94,11 @@ class Delayed {
   }
   { return inner_.template reduction_buffer<T>(device, count); }
 
+  bool gets_from_elsewhere(std::size_t peer) const requires requires(const C& inner) {
+    inner.gets_from_elsewhere(peer);
+  }
+  { return inner_.gets_from_elsewhere(peer); }
+
   template <class T, class... Ranks>
   static constexpr std::size_t room_bytes(std::size_t world, std::size_t count,
                                           Ranks... node_ranks) requires requires {

@@ -155,6 +155,12 @@ class Mpi {
             });
   }
 
+  /// Whether this rank is the one of its node to which `gather` brings the part of `peer`, of
+  /// another node.
+  bool gets_from_elsewhere(std::size_t peer) const {
+    return !node_->nodes().has(peer) && node_->nodes().gets(rank(), peer);
+  }
+
   /// Shapes:  full (W*n,) -> shard (n,), which may be full's slice of this rank.
   template <detail::Summable T, class D>
     requires detail::runs_on_host<D>
@@ -399,9 +405,6 @@ class Mpi {
   static void gather_from_nodes(Channel& channel, Node& node, const detail::Call& call,
                                 std::span<const std::byte> shard, std::span<std::byte> full) {
     const detail::MpiNodes& nodes = node.nodes();
-    const auto gets = [&](std::size_t peer, std::size_t of) {
-      return nodes.place_of[peer] == nodes.place_of[of] % nodes.size_of[peer];
-    };
     each_piece(channel, call, shard.size(),
                [&](std::size_t at, int n, const detail::MpiBlock& block, MPI_Comm comm,
                    MPI_Request* request) {
@@ -409,8 +412,8 @@ class Mpi {
                  int *const received = channel.counts(2), *const to = channel.counts(3);
                  for (std::size_t peer = 0; peer < channel.size(); ++peer) {
                    const bool is_away = !nodes.has(peer);
-                   sent[peer] = is_away && gets(peer, channel.rank()) ? n : 0;
-                   received[peer] = is_away && gets(channel.rank(), peer) ? block.count() : 0;
+                   sent[peer] = is_away && nodes.gets(peer, channel.rank()) ? n : 0;
+                   received[peer] = is_away && nodes.gets(channel.rank(), peer) ? block.count() : 0;
                    from[peer] = -1;
                    to[peer] = static_cast<int>(peer) * block.stride();
                  }

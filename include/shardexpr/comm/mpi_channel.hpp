@@ -62,6 +62,10 @@ struct MpiNodes {
   std::vector<std::size_t> size_of;   ///< of each rank, how many its node has
 
   bool has(std::size_t peer) const { return first_of[peer] == members.front(); }
+  /// Whether `peer` is who gets for its node what `from`, of another one, has for it.
+  bool gets(std::size_t peer, std::size_t from) const {
+    return place_of[peer] == place_of[from] % size_of[peer];
+  }
 };
 
 /// A communicator of MPI of our own, and how it is called: by which threads, what an error says,
@@ -238,28 +242,25 @@ class MpiChannel : public Watched {
 
   /// One that has no communicator yet.
   MpiChannel(const MpiChannel& parent, std::string name)
-      : Watched{std::move(name)}, options_{parent.options_}, threads_{parent.threads_} {}
+      : Watched{std::move(name)},
+        options_{parent.options_},
+        threads_{parent.threads_},
+        node_{parent.node_},
+        processes_{parent.processes_} {}
 
-  /// Which ranks share memory. Every rank calls it at the same time.
-  MpiNodes nodes(const std::string& what) const {
+  /// Which ranks share memory: of a communicator that was split off, those that did in the whole
+  /// one. Every rank calls it at the same time.
+  MpiNodes nodes(const std::string& what) {
     const Turn turn{*this};
+    if (node_ == no_node) find_node(what);
     MpiNodes nodes;
-    int place = 0, processes = 0, first = static_cast<int>(rank_);
-    check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, first, MPI_INFO_NULL, &nodes.comm),
-          what);
+    nodes.processes = processes_;
+    int place = 0;
+    check(MPI_Comm_split(comm_, node_, static_cast<int>(rank_), &nodes.comm), what);
     check(MPI_Comm_rank(nodes.comm, &place), what);
-    check(MPI_Comm_size(nodes.comm, &processes), what);
-    nodes.processes = static_cast<std::size_t>(processes);
-    if (options_.node_ranks != 0 && options_.node_ranks < nodes.processes) {
-      MPI_Comm machine = nodes.comm;
-      const int result = MPI_Comm_split(machine, place / static_cast<int>(options_.node_ranks),
-                                        place, &nodes.comm);
-      MPI_Comm_free(&machine);
-      check(result, what);
-      check(MPI_Comm_rank(nodes.comm, &place), what);
-    }
     check(MPI_Comm_set_errhandler(nodes.comm, MPI_ERRORS_RETURN), what);
     nodes.rank = static_cast<std::size_t>(place);
+    int first = static_cast<int>(rank_);
     check(MPI_Bcast(&first, 1, MPI_INT, 0, nodes.comm), what);
     std::vector<int> firsts(size_);
     check(MPI_Allgather(&first, 1, MPI_INT, firsts.data(), 1, MPI_INT, comm_), what);
@@ -306,6 +307,22 @@ class MpiChannel : public Watched {
   void watch(std::shared_ptr<MpiWatch> watch, const std::shared_ptr<MpiChannel>& self) {
     watch_ = std::move(watch);
     watch_->add(self);
+  }
+  /// The node is numbered by the user's first rank on it.
+  void find_node(const std::string& what) {
+    MPI_Comm machine = MPI_COMM_NULL;
+    int place = 0, processes = 0;
+    node_ = static_cast<int>(rank_);
+    check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, node_, MPI_INFO_NULL, &machine), what);
+    check(MPI_Comm_rank(machine, &place), what);
+    check(MPI_Comm_size(machine, &processes), what);
+    processes_ = static_cast<std::size_t>(processes);
+    const int most = static_cast<int>(std::min<std::size_t>(
+        options_.node_ranks == 0 ? processes_ : options_.node_ranks, processes_));
+    std::vector<int> ranks(processes_);
+    check(MPI_Allgather(&node_, 1, MPI_INT, ranks.data(), 1, MPI_INT, machine), what);
+    node_ = ranks[static_cast<std::size_t>(place / most * most)];
+    MPI_Comm_free(&machine);
   }
   void ask_state() {
     int is_initialized = 0, is_finalized = 0;
@@ -371,6 +388,9 @@ class MpiChannel : public Watched {
   int exceptions_ = std::uncaught_exceptions();
   int threads_ = MPI_THREAD_SINGLE;
   MPI_Comm comm_ = MPI_COMM_NULL;
+  static constexpr int no_node = -1;
+  int node_ = no_node;
+  std::size_t processes_ = 1;
   std::size_t rank_ = 0, size_ = 0;
   std::vector<int> users_ranks_;
   CallOnWire mine_;

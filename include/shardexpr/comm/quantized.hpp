@@ -80,17 +80,26 @@ void dequantize(const Context<D>& ctx, std::span<const QuantizedBlock<bits>> fro
 /// Shapes:  part (n/64,) -> blocks (W*n/64,) -> full (W*n,), in rank order; part may be blocks'
 ///          slice of this rank. `blocks` and `full` lie in buffers that `gather_buffer` gave.
 /// Order:   when a rank comes, it has done with the old content of `full`.
-/// Cost:    sends (W-1) * n/64 blocks. Where ranks share one buffer, each writes its own values and
-///          a barrier ends the call; else each writes all.
+/// Cost:    sends (W-1) * n/64 blocks. Where ranks share one buffer, each writes its own values,
+/// and
+///          of those that came from elsewhere a part, and a barrier ends the call; else each writes
+///          all.
 template <std::size_t bits, class T, class C, class D>
 void gather_quantized(C& comm, const Context<D>& ctx, std::span<const QuantizedBlock<bits>> part,
                       std::span<QuantizedBlock<bits>> blocks, std::span<T> full) {
   comm.gather(ctx, std::as_bytes(part), std::as_writable_bytes(blocks));
   if constexpr (C::gather_is_shared) {
     // Named as written in full: between the gather and the barrier peers write the rest.
-    const std::size_t n = part.size() * block_elements;
-    ctx.for_each(part.size(), reads(part), writes(full),
-                 detail::DequantizeBlocks<bits, T>{part.data(), full.data() + comm.rank() * n});
+    const std::size_t count = part.size();
+    const auto write = [&](std::span<const QuantizedBlock<bits>> from, std::size_t rank) {
+      ctx.for_each(count, reads(from), writes(full),
+                   detail::DequantizeBlocks<bits, T>{from.data(),
+                                                     full.data() + rank * count * block_elements});
+    };
+    write(part, comm.rank());
+    if constexpr (requires { comm.gets_from_elsewhere(comm.rank()); })
+      for (std::size_t rank = 0; rank < comm.size(); ++rank)
+        if (comm.gets_from_elsewhere(rank)) write(blocks.subspan(rank * count, count), rank);
     comm.barrier(ctx);
   } else {
     dequantize(ctx, std::span<const QuantizedBlock<bits>>{blocks}, full);
