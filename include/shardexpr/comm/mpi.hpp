@@ -29,25 +29,32 @@ namespace shardexpr {
 ///   sx::Mpi comm{MPI_COMM_WORLD};
 ///
 /// MPI is the user's: this duplicates their communicator and never initializes, finalizes or ends
-/// anything. Elements are sent as the bytes they are, between machines of one byte order. MPI moves
-/// them and never adds: each rank adds its part, in rank order, to the bits of `Threads`.
+/// anything. Ranks of one machine, a node, work in memory that they share; MPI moves bytes between
+/// nodes and never adds: each rank adds its part, in rank order, to the bits of `Threads`. Elements
+/// are sent as the bytes they are, between machines of one byte order.
 ///
 /// Shapes:  as in `Communicator`; W = size().
 /// Order:   every rank calls the same collectives in the same order. A rank's collectives go on one
-///          stream at a time; `split` and `gather_buffer`, which run at once, come behind a
-///          `synchronize` of it, and so does this object's end, which comes before MPI_Finalize.
+///          stream at a time; `split`, `gather_buffer` and `reduction_buffer`, which run at once,
+///          come behind a `synchronize` of it, and so does this object's end, which waits for the
+///          peers' and comes before MPI_Finalize.
 ///          With MPI_THREAD_MULTIPLE, streams with threads may work while others call MPI. With
-///          MPI_THREAD_SERIALIZED they take turns, and the user's own calls of MPI, constructors
-///          and `split` come behind a `synchronize` of all streams of all communicators. With less,
-///          the main thread alone may call: streams with threads of their own are refused.
+///          MPI_THREAD_SERIALIZED they take turns, and the user's own calls of MPI, constructors,
+///          `split` and buffers come behind a `synchronize` of all streams of all communicators.
+///          With less, the main thread alone may call: streams with threads are refused.
 /// Errors:  ConfigError for spans, roots and reductions that do not fit, before anything is sent;
 ///          when MPI is not initialized, or does not allow the thread. CommError in every rank when
 ///          ranks make different calls (it names two of them; `MpiOptions::compare_calls`), and in
 ///          a rank where MPI reports an error: with rank, collective and number. Open MPI 4.1
 ///          reports it to MPI_COMM_WORLD, whose handler ends the job unless it is
-///          MPI_ERRORS_RETURN. Outputs are then unspecified. A rank that ends otherwise leaves its
-///          peers waiting, until mpirun ends them: nothing here watches the clock yet.
-/// Cost:    a waiting rank asks MPI without pause, and yields its core. Sums hold `room_bytes`.
+///          MPI_ERRORS_RETURN. CommError in every rank, from the next call and from `synchronize`,
+///          when a rank is gone or left by an exception, or when a collective has not ended in the
+///          time it has; it names the rank, the collective and its number, and says where this
+///          rank's last calls are. What MPI was asked for then still is under way: nothing of MPI
+///          may be called any more but MPI_Abort. Outputs are unspecified.
+/// Cost:    a waiting rank looks without pause, and yields its core. On a node: a barrier or two a
+///          collective, and 1 MiB of shared memory a rank and communicator. Sums across nodes hold
+///          `room_bytes`. A thread (`detail::Watch`) and, to rank 0, a connection of each rank.
 class Mpi {
   using Channel = detail::MpiChannel;
   using Node = detail::MpiNode;

@@ -28,8 +28,9 @@ namespace shardexpr {
 
 /// The same in every rank.
 struct MpiOptions {
-  /// Ranks tell each other what they call before they begin, so that calls that differ are an error
-  /// in every rank. Without it, MPI may give wrong values for them, or wait for ever.
+  /// Nodes tell each other what their ranks call before they begin, so that calls that differ are
+  /// an error in every rank. Without it, MPI may give wrong values for them, or wait. Ranks of one
+  /// node are compared in any case: it costs nothing there.
   bool compare_calls = true;
   /// The most bytes of all ranks together that one call of MPI moves; longer collectives go in
   /// pieces. From the number of ranks to 2^31 - 1: MPI counts in int.
