@@ -40,6 +40,8 @@ class Job {
     MPI_Comm_free(&here);
     const int is_first = rank_here == 0;
     MPI_Allreduce(&is_first, &machines_, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    node_ranks_ = machines_ == 1 ? 0 : ranks_here_;
+    MPI_Bcast(&node_ranks_, 1, MPI_INT, 0, MPI_COMM_WORLD);
     for (int i = 1; i < argc; ++i)
       for (const char* c = argv[i]; c == argv[i] || c[-1] != '\0'; ++c)
         mark_ = (mark_ ^ static_cast<unsigned char>(*c)) * 1099511628211u;
@@ -64,6 +66,7 @@ class Job {
                      std::to_string(ranks) + "; leave it out");
     o.ranks = ranks;
     o.ranks_here = static_cast<std::size_t>(ranks_here_);
+    o.node_ranks = static_cast<std::size_t>(node_ranks_);
     if (o.async && threads_ < MPI_THREAD_SERIALIZED)
       throw BadInput("--async: this MPI lets one thread of a process call it; leave it out");
   }
@@ -130,7 +133,8 @@ class Job {
     return 0;
   }
 
-  int threads_ = MPI_THREAD_SINGLE, rank_ = 0, size_ = 1, ranks_here_ = 1, machines_ = 1;
+  int threads_ = MPI_THREAD_SINGLE, rank_ = 0, size_ = 1, ranks_here_ = 1, machines_ = 1,
+      node_ranks_ = 0;
   std::uint64_t mark_ = 14695981039346656037u;  // of the command line
   bool has_begun_ = false;
 };

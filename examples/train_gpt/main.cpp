@@ -33,7 +33,7 @@ sx::Plan plan_for(const Options& o) {
   const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);
   if (outputs > 0x1p50) machine::check_fits("the job needs more than ", outputs, 0, o.ranks_here);
-  const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate);
+  const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate, o.node_ranks);
   machine::check_fits("the job needs ", static_cast<double>(plan.device_peak_bytes),
                       static_cast<double>(plan.host_peak_bytes), o.ranks_here);
   return plan;

@@ -35,7 +35,8 @@ struct Options {
   std::set<std::string> given;  ///< the names that stand on the command line
 
   std::size_t vocabulary = 256;  ///< of the model; no option
-  std::size_t ranks_here = 2;    ///< that share this machine's memory; no option
+  std::size_t ranks_here = 2;    ///< on this machine; no option
+  std::size_t node_ranks = 0;    ///< on rank 0's machine, if not all are on one; no option
   Position position;             ///< where the run begins; no option
 
   bool is_given(const std::string& name) const { return given.count(name) != 0; }
