@@ -8,6 +8,7 @@ namespace machine {
 struct Failure {
   int status = 0;
   std::string what;
+  bool is_of_peer = false;  ///< another rank is the reason, and may have more to say
 };
 
 /// Thrown where another process has failed, and said why.

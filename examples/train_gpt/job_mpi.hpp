@@ -59,12 +59,13 @@ class Job {
 
   /// What the launcher says, not the command line.
   /// Errors:  BadInput where the command line says otherwise, or MPI does not serve it.
-  void complete(Options& o) const {
+  void complete(Options& o) {
     const auto ranks = static_cast<std::size_t>(size_);
     if (o.is_given("--ranks") && o.ranks != ranks)
       throw BadInput("--ranks " + std::to_string(o.ranks) + ": MPI started " +
                      std::to_string(ranks) + "; leave it out");
     o.ranks = ranks;
+    deadline_ = Seconds{o.deadline_s};
     o.ranks_here = static_cast<std::size_t>(ranks_here_);
     o.node_ranks = static_cast<std::size_t>(node_ranks_);
     if (o.async && threads_ < MPI_THREAD_SERIALIZED)
@@ -74,7 +75,7 @@ class Job {
   /// Everything is ready to train: returns when it is in every rank.
   /// Errors:  FailedElsewhere.
   void agree() {
-    const int status = settle({});
+    const int status = settle({}, to_prepare);
     if (status != 0) throw FailedElsewhere{status};
     has_begun_ = true;
   }
@@ -82,9 +83,28 @@ class Job {
   /// For what was thrown. Before the training all ranks come here, or to `agree`; from then on the
   /// others may wait for this one, in MPI: the job ends here, unlike a job that is done.
   int fail(const Failure& failure) {
-    if (!has_begun_) return settle(failure);
-    // Ranks that fail alike leave it to rank 0 to say so, once.
-    if (!speaks()) std::this_thread::sleep_for(std::chrono::milliseconds{500});
+    if (!has_begun_) return settle(failure, to_prepare);
+    return end_job(failure);
+  }
+
+  /// The end of every rank: the same status in all.
+  int end(const Failure& failure) { return settle(failure, deadline_); }
+
+ private:
+  struct Word {
+    std::uint64_t mark = 0, length = 0;
+    std::int64_t status = 0;
+  };
+  using Seconds = std::chrono::duration<double>;
+  /// Reading a text takes a rank longer than another.
+  static constexpr Seconds to_prepare{600};
+
+  /// The others may wait for this rank: not without MPI_Abort.
+  int end_job(const Failure& failure) {
+    // The first to say why ends the job. It shall be the one that is the reason; and of ranks that
+    // fail alike, rank 0.
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds{(failure.is_of_peer ? 1000 : 0) + (speaks() ? 0 : 300)});
     const std::string me = "rank " + std::to_string(rank_) + ": ";
     complain((failure.what.starts_with("rank ") ? "" : me) + failure.what);
     // Where the machine is cut off from mpirun nobody hears MPI_Abort, and it may wait for ever.
@@ -96,21 +116,20 @@ class Job {
     return failure.status;
   }
 
-  /// The end of every rank: the same status in all.
-  int end(const Failure& failure) { return settle(failure); }
-
- private:
-  struct Word {
-    std::uint64_t mark = 0, length = 0;
-    std::int64_t status = 0;
-  };
-
   /// The failure of the first rank that has one, said once; every rank returns its status.
-  int settle(const Failure& mine) {
+  int settle(const Failure& mine, Seconds patience) {
     const Word word{mark_, mine.what.size(), mine.status};
     std::vector<Word> words(static_cast<std::size_t>(size_));
-    MPI_Allgather(&word, sizeof word, MPI_BYTE, words.data(), sizeof word, MPI_BYTE,
-                  MPI_COMM_WORLD);
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Iallgather(&word, sizeof word, MPI_BYTE, words.data(), sizeof word, MPI_BYTE,
+                   MPI_COMM_WORLD, &request);
+    const auto end = std::chrono::steady_clock::now() + patience;
+    for (int is_done = 0; !is_done; std::this_thread::sleep_for(std::chrono::milliseconds{1})) {
+      const int result = MPI_Test(&request, &is_done, MPI_STATUS_IGNORE);
+      if (result != MPI_SUCCESS || (!is_done && std::chrono::steady_clock::now() > end))
+        return end_job(
+            {1, "not all ranks came to begin or to end; see the others' messages", true});
+    }
     for (int peer = 0; peer < size_; ++peer) {
       const Word& theirs = words[static_cast<std::size_t>(peer)];
       if (theirs.mark != words[0].mark) {
@@ -136,13 +155,16 @@ class Job {
   int threads_ = MPI_THREAD_SINGLE, rank_ = 0, size_ = 1, ranks_here_ = 1, machines_ = 1,
       node_ranks_ = 0;
   std::uint64_t mark_ = 14695981039346656037u;  // of the command line
+  Seconds deadline_ = to_prepare;
   bool has_begun_ = false;
 };
 
 /// Runs `body(comm)` in this process's rank.
 template <class Comm, class Body>
-void run_ranks(const Options&, Body body) {
-  Comm comm{MPI_COMM_WORLD};
+void run_ranks(const Options& o, Body body) {
+  shardexpr::MpiOptions options;
+  options.collective = std::chrono::milliseconds{static_cast<long long>(o.deadline_s * 1000)};
+  Comm comm{MPI_COMM_WORLD, options};
   body(comm);
 }
 

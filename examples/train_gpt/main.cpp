@@ -194,6 +194,8 @@ machine::Failure failure() {
     return {2, error.what()};
   } catch (const sx::ConfigError& error) {
     return {2, error.what()};
+  } catch (const sx::CommError& error) {
+    return {1, error.what(), true};
   } catch (const std::bad_alloc&) {
     return {1, "out of memory; take fewer ranks or a smaller model"};
   } catch (const std::exception& error) {

@@ -29,6 +29,7 @@ struct Options {
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
               accumulate = 1, warmup = 0, every = 0, keep = 0;
   float lr = 1e-3f;
+  double deadline_s = 600;
   std::optional<float> lr_least, clip, weight_decay, loss_scale;
   std::uint64_t seed = 1;
   bool quiet = false, help = false, list = false, compare = false, async = false, resume = false;
@@ -49,6 +50,12 @@ inline constexpr const char* async_on_cpu_usage =
     "  --async           a thread each for computing and for communicating, in every rank\n";
 inline constexpr const char* trace_to_file_usage =
     "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n";
+inline constexpr bool has_deadline =
+#if defined(TRAIN_GPT_MPI)
+    true;
+#else
+    false;
+#endif
 #if defined(TRAIN_GPT_CUDA)
 inline constexpr const char* program = "train_gpt_cuda";
 inline constexpr const char* trains_how =
@@ -62,10 +69,12 @@ inline constexpr const char* trains_how =
     "Trains a GPT on the bytes of a file; ranks are processes that mpirun or srun starts, on one\n"
     "machine or many, which all see the files: mpirun -n 4 train_gpt_mpi --data FILE\n";
 inline constexpr const char* ranks_usage =
-    "  --ranks N         not needed: the launcher says how many; another number is refused\n";
+    "  --ranks N         not needed: the launcher says how many; another number is refused\n"
+    "  --deadline X      seconds that a collective may take; then the job ends with an error that\n"
+    "                    names the ranks which did not come (600)\n";
 inline constexpr const char *async_usage = async_on_cpu_usage, *trace_usage = "";
 #else
-inline constexpr const char* program = "train_gpt";
+    inline constexpr const char* program = "train_gpt";
 inline constexpr const char* trains_how =
     "Trains a GPT on the bytes of a file; ranks are threads of this process.\n";
 inline constexpr const char *ranks_usage = threads_usage, *async_usage = async_on_cpu_usage,
@@ -201,6 +210,8 @@ inline Options parse_options(int argc, char** argv) {
       number(o.loss_scale.emplace());
     else if (name == "--seed")
       number(o.seed);
+    else if (has_deadline && name == "--deadline")
+      number(o.deadline_s);
     else if (name == "--async")
       o.async = true;
     else if (name == "--quiet")
@@ -244,6 +255,8 @@ inline Options parse_options(int argc, char** argv) {
     throw BadInput("--warmup " + std::to_string(o.warmup) + " is more than --steps " +
                    std::to_string(o.steps));
   if (!(o.lr > 0) || !std::isfinite(o.lr)) throw BadInput("--lr must be above 0 and finite");
+  if (!(o.deadline_s >= 0.1 && o.deadline_s <= 1e6))
+    throw BadInput("--deadline is a time in seconds; give 0.1 to 1000000");
   if (o.data.empty()) throw BadInput("no --data; name a file of text to train on");
   if (o.compare && !o.strategy.empty())
     throw BadInput("--compare runs every strategy; leave out --strategy");

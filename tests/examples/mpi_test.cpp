@@ -20,13 +20,14 @@ std::string fresh(const std::string& name) {
   return path;
 }
 
-/// The job of `tiny()` in as many processes.
-Words over_mpi(int ranks, const Words& options) {
-  Words words{MPIRUN, "-n", std::to_string(ranks), TRAIN_GPT_MPI};
+/// The job of `tiny()` in as many processes, as mpirun is told of it.
+Words part(int ranks, const Words& options, const std::string& folder = scratch().path()) {
+  Words words{"-wdir", folder, "-n", std::to_string(ranks), TRAIN_GPT_MPI};
   const Words& job = tiny();
   words.insert(words.end(), job.begin() + 1, job.end());
   return words + Words{"--data", text_file()} + options;
 }
+Words over_mpi(int ranks, const Words& options) { return Words{MPIRUN} + part(ranks, options); }
 Ended train_over_mpi(int ranks, const Words& options) { return run(over_mpi(ranks, options)); }
 
 /// What the program says, without what mpirun adds.
@@ -60,16 +61,20 @@ std::vector<std::string> steps_of(const std::string& log) {
   return steps;
 }
 
-/// The shell's words that run `command`, kill `rank` when `file` is there, and end with its status.
-Words killed_at(const Words& command, const std::string& mark, const std::string& file,
-                const std::string& rank) {
+/// The shell's words that run `command`, send `signal` to `rank` when `file` is there, and end with
+/// its status.
+Words struck_at(const Words& command, const std::string& signal, const std::string& rank,
+                const std::string& mark, const std::string& file) {
   std::string line;
   for (const std::string& word : command) line += "'" + word + "' ";
   line += "& job=$!; while [ ! -e '" + file + "' ]; do sleep 0.01; done; ";
   line += "for process in /proc/[0-9]*; do if grep -qszF '" + mark + "' $process/cmdline && ";
   line += "grep -qszE '^(OMPI_COMM_WORLD_RANK|PMI_RANK)=" + rank + "$' $process/environ; ";
-  line += "then kill -9 ${process#/proc/}; fi; done; wait $job";
+  line += "then kill -" + signal + " ${process#/proc/}; fi; done; wait $job";
   return {"sh", "-c", line};
+}
+std::string record_of(const std::string& rank) {
+  return scratch() / ("shardexpr-calls.rank-" + rank + ".txt");
 }
 
 }  // namespace
@@ -139,6 +144,8 @@ TEST_CASE("what cannot be trained is refused once, with the status of every rank
   check_refused(3, {"--data", scratch() / "missing"}, "No such file or directory");
   check_refused(2, {"--ranks", "3"}, "--ranks 3: MPI started 2; leave it out");
   check_refused(2, {"--trace", log}, "--trace is of ranks in one process");
+  check_refused(2, {"--deadline", "0"}, "--deadline is a time in seconds; give 0.1 to 1000000");
+  check_refused(2, {"--deadline", "nan"}, "--deadline is a time in seconds");
   check_refused(2, {"--strategy", "nix"}, "it has full_shard, ");
   check_refused(2, {"--log", scratch() / "missing/log"},
                 "cannot be written");  // rank 0 alone sees it
@@ -147,19 +154,18 @@ TEST_CASE("what cannot be trained is refused once, with the status of every rank
   CHECK_FALSE(fs::exists(log));
   CHECK(train_over_mpi(2, {"--ranks", "2", "--steps", "1"}).status == 0);
   // What only one rank cannot do, and ranks that were started otherwise.
-  const std::string one = scratch() / "one";
+  const std::string one = scratch() / "one", here = fs::current_path().string();
   fs::create_directory(one);
   fs::copy_file(text_file(), one + "/relative_text", fs::copy_options::overwrite_existing);
-  Words words = over_mpi(1, {"--data", "relative_text"}), rest(words.begin() + 1, words.end());
-  const std::string here = fs::current_path().string();
-  const Ended missing = run(Words{MPIRUN, "-wdir", one} + rest + Words{":", "-wdir", here} + rest);
+  const Words relative{"--data", "relative_text"};
+  const Ended missing =
+      run(Words{MPIRUN} + part(1, relative, one) + Words{":"} + part(1, relative, here));
   CAPTURE(missing.err);
   CHECK(missing.status == 2);
   REQUIRE(said(missing.err).size() == 1);
   CHECK(said(missing.err)[0].starts_with("train_gpt_mpi: rank 1: --data relative_text"));
-  words = over_mpi(1, {"--seed", "1"});
-  rest = over_mpi(1, {"--seed", "2"});
-  const Ended otherwise = run(words + Words{":"} + Words(rest.begin() + 1, rest.end()));
+  const Ended otherwise =
+      run(Words{MPIRUN} + part(1, {"--seed", "1"}) + Words{":"} + part(1, {"--seed", "2"}));
   CHECK(otherwise.status == 2);
   REQUIRE(said(otherwise.err).size() == 1);
   CHECK(said(otherwise.err)[0].find("rank 1 was started with other options") != std::string::npos);
@@ -185,32 +191,69 @@ TEST_CASE("a checkpoint of three processes goes on in two, as it does in two thr
   CHECK(steps_of(log) == steps_of(over_threads));
 }
 
-TEST_CASE(
-    "a rank that is killed ends the job, and the ranks that are left go on from what it saved") {
+/// What a run that was struck left is gone on from by two ranks.
+void check_goes_on(const std::string& folder) {
+  const Words rest{"--quiet", "--checkpoint", folder, "--resume", "--steps"};
+  const Ended refused = train_over_mpi(2, rest + Words{"1"});  // it is further on
+  CAPTURE(refused.err);
+  CHECK(refused.status == 2);
+  REQUIRE(said(refused.err).size() == 1);
+  const std::string at = " is at step ", line = said(refused.err)[0];
+  const std::size_t found = line.find(at);
+  REQUIRE(found != std::string::npos);
+  const int reached = std::stoi(line.substr(found + at.size()));
+  CHECK(reached >= 2);
+  const std::string log = fresh("rest.jsonl");
+  const Ended ended = train_over_mpi(2, rest + Words{std::to_string(reached + 2), "--log", log});
+  CAPTURE(ended.err);
+  CHECK(ended.status == 0);
+  CHECK(steps_of(log).size() == 2);
+}
+
+TEST_CASE("a rank that is killed ends the job; those that are left go on from what it saved") {
   for (const char* rank : {"0", "2"}) {
     CAPTURE(rank);
-    const std::string folder = fresh("checkpoints"), log = fresh("log.jsonl");
+    const std::string folder = fresh("checkpoints");
     const Words command =
         over_mpi(3, {"--quiet", "--steps", "5000", "--checkpoint", folder, "--every", "1"});
-    const Ended killed = run(killed_at(command, folder, folder + "/step-000000000003", rank));
+    const Ended killed =
+        run(struck_at(command, "KILL", rank, folder, folder + "/step-000000000003"));
     CAPTURE(killed.err);
     CHECK(killed.status > 0);
     CHECK(killed.out.find("final loss") == std::string::npos);
     CHECK(killed.err != "");
-    const Ended rest =
-        train_over_mpi(2, {"--quiet", "--checkpoint", folder, "--resume", "--steps", "1"});
-    CAPTURE(rest.err);
-    CHECK(rest.status == 2);  // it is further on
-    REQUIRE(said(rest.err).size() == 1);
-    const std::string at = " is at step ", line = said(rest.err)[0];
-    const std::size_t found = line.find(at);
-    REQUIRE(found != std::string::npos);
-    const int reached = std::stoi(line.substr(found + at.size()));
-    CHECK(reached >= 2);
-    const Ended resumed = train_over_mpi(2, {"--quiet", "--checkpoint", folder, "--resume", "--log",
-                                             log, "--steps", std::to_string(reached + 2)});
-    CAPTURE(resumed.err);
-    CHECK(resumed.status == 0);
-    CHECK(steps_of(log).size() == 2);
+    check_goes_on(folder);
   }
+}
+
+TEST_CASE("where mpirun lets them, the other ranks say which one was killed") {
+  if (!IS_OPEN_MPI) return;  // MPICH's mpirun ends them at once, whatever it is told
+  fs::remove(record_of("0"));
+  const std::string folder = fresh("checkpoints");
+  Words command =
+      over_mpi(3, {"--quiet", "--steps", "5000", "--checkpoint", folder, "--every", "1"});
+  command.insert(command.begin() + 1, {"--mca", "orte_abort_on_non_zero_status", "0"});
+  const Ended killed = run(struck_at(command, "KILL", "2", folder, folder + "/step-000000000003"));
+  CAPTURE(killed.err);
+  CHECK(killed.status > 0);
+  REQUIRE(said(killed.err).size() >= 1);
+  CHECK(said(killed.err)[0].starts_with(
+      "train_gpt_mpi: rank 0: rank 2 has gone: its process ended or its machine is cut off"));
+  CHECK(read_file(record_of("0")).find("rank 2 has gone") != std::string::npos);
+}
+
+TEST_CASE("a rank that hangs is named when --deadline is over") {
+  const std::string folder = fresh("checkpoints");
+  const Words command = over_mpi(3, {"--quiet", "--steps", "5000", "--checkpoint", folder,
+                                     "--every", "1", "--deadline", "1.5"});
+  const Ended struck = run(struck_at(command, "STOP", "1", folder, folder + "/step-000000000003"));
+  CAPTURE(struck.err);
+  CHECK(struck.status == 1);
+  REQUIRE(said(struck.err).size() >= 1);
+  CHECK(said(struck.err)[0].starts_with("train_gpt_mpi: rank 0: "));
+  CHECK(said(struck.err)[0].find(" has not ended within 1.5 s") != std::string::npos);
+  CHECK(said(struck.err)[0].find("; rank 1 does not answer") != std::string::npos);
+  CHECK(said(struck.err)[0].find("; this rank's last calls are in ./shardexpr-calls.rank-0.txt") !=
+        std::string::npos);
+  check_goes_on(folder);
 }
