@@ -32,10 +32,10 @@ sx::Plan plan_for(const Options& o) {
   // A plan counts in 64 bits, which an absurd job overflows; what blocks hand on alone is too much.
   const double outputs = 4.0 * static_cast<double>(o.batch) * static_cast<double>(o.context) *
                          static_cast<double>(o.embed) * static_cast<double>(o.layers);
-  if (outputs > 0x1p50) machine::check_fits("the job needs more than ", outputs, 0, o.ranks);
-  const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate);
+  if (outputs > 0x1p50) machine::check_fits("the job needs more than ", outputs, 0, o.ranks_here);
+  const sx::Plan plan = sx::plan<Trainer>(config_of(o), o.ranks, o.accumulate, o.node_ranks);
   machine::check_fits("the job needs ", static_cast<double>(plan.device_peak_bytes),
-                      static_cast<double>(plan.host_peak_bytes), plan.world);
+                      static_cast<double>(plan.host_peak_bytes), o.ranks_here);
   return plan;
 }
 
@@ -108,7 +108,7 @@ bool same_file(const std::string& a, const std::string& b) {
   return !error && first == second;
 }
 
-void run(Options o) {
+void run(Options o, machine::Job& job) {
   const Entry& entry = find(o.strategy);
   prepare_begin(o);
   if (!o.trace.empty()) check_traceable(entry.name);
@@ -121,13 +121,14 @@ void run(Options o) {
       if (!path->empty() && same_file(o.trace, *path))
         throw BadInput("--trace " + o.trace + " is the file of " + option + "; name another");
   TraceFile trace{o.trace};  // last, so that bad input leaves no file behind
-  Log log{o.log, o.resume};
+  Log log{job.speaks() ? o.log : "", o.resume};
+  job.agree();
   const double entropy = text.unigram_entropy();
   log.start(entry.name, plan, o.position.step, entropy);
   if (!o.quiet)
-    std::printf("%s\n%zu parameters, %zu rank%s, %s, unigram entropy %.4f\n", entry.type.c_str(),
-                plan.parameter_count, plan.world, plan.world == 1 ? "" : "s", peaks(plan).c_str(),
-                entropy);
+    std::printf("%s\n%zu parameters, %zu rank%s%s, %s, unigram entropy %.4f\n", entry.type.c_str(),
+                plan.parameter_count, plan.world, plan.world == 1 ? "" : "s", job.where().c_str(),
+                peaks(plan).c_str(), entropy);
   if (!o.quiet && o.resume) std::printf("goes on behind step %zu\n", o.position.step);
   const Result result =
       o.trace.empty() ? entry.train(o, text, log) : train_traced(entry.name, o, text, log, trace);
@@ -154,9 +155,10 @@ bool print_row(const char* name, const std::array<Pair, 3>& row) {
 /// Every strategy, a few steps each: what the plan said and what the run did, in one table; what
 /// lies elsewhere than on the device in a second one, where anything does.
 /// Returns whether they agree.
-bool compare(const Options& o) {
+bool compare(const Options& o, machine::Job& job) {
   const Text text{o.data, o.context};
   for (const Entry& entry : entries()) (void)entry.plan(o);
+  job.agree();
   std::printf("%zu ranks, bytes a rank; planned | measured\n", o.ranks);
   std::printf("%-18s %25s %25s %25s\n", "strategy", "resident", "peak", "sent a step");
   bool agree = true;
@@ -184,42 +186,56 @@ bool compare(const Options& o) {
   return agree;
 }
 
-int fail(int status, const std::string& what) {
-  complain(what);
-  return status;
+/// What a failure is: bad input has status 2, what failed in the middle 1.
+machine::Failure failure() {
+  try {
+    throw;
+  } catch (const BadInput& error) {
+    return {2, error.what()};
+  } catch (const sx::ConfigError& error) {
+    return {2, error.what()};
+  } catch (const sx::CommError& error) {
+    return {1, error.what(), true};
+  } catch (const std::bad_alloc&) {
+    return {1, "out of memory; take fewer ranks or a smaller model"};
+  } catch (const std::exception& error) {
+    return {1, error.what()};
+  }
 }
 
 /// Ends the output: a full disk is an error, too.
-int finish(int status) {
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
-  return fail(1, "the output cannot be written: " + std::string(std::strerror(errno)));
+machine::Failure finish(bool is_good) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {is_good ? 0 : 1, ""};
+  return {1, "the output cannot be written: " + std::string(std::strerror(errno))};
+}
+
+/// Does what the options say. Returns the status.
+int run_program(machine::Job& job, int argc, char** argv) {
+  Options o = parse_options(argc, argv);
+  if (o.help) {
+    std::fputs(usage_text().c_str(), stdout);
+    return job.end(finish(true));
+  }
+  if (o.list) {
+    for (const Entry& entry : entries()) std::printf("%-18s %s\n", entry.name, entry.type.c_str());
+    return job.end(finish(true));
+  }
+  job.complete(o);
+  machine::make_ready(o);
+  if (o.compare) return job.end(finish(compare(o, job) || !job.speaks()));
+  run(o, job);
+  return job.end(finish(true));
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  machine::Job job{argc, argv};
   try {
-    const Options o = parse_options(argc, argv);
-    if (o.help) {
-      std::fputs(usage_text().c_str(), stdout);
-      return finish(0);
-    }
-    if (o.list) {
-      for (const Entry& entry : entries())
-        std::printf("%-18s %s\n", entry.name, entry.type.c_str());
-      return finish(0);
-    }
-    machine::make_ready(o);
-    if (o.compare) return finish(compare(o) ? 0 : 1);
-    run(o);
-    return finish(0);
-  } catch (const BadInput& error) {
-    return fail(2, error.what());
-  } catch (const sx::ConfigError& error) {
-    return fail(2, error.what());
-  } catch (const std::bad_alloc&) {
-    return fail(1, "out of memory; take fewer ranks or a smaller model");
-  } catch (const std::exception& error) {
-    return fail(1, error.what());
+    return run_program(job, argc, argv);
+  } catch (const machine::FailedElsewhere& elsewhere) {
+    return elsewhere.status;
+  } catch (...) {
+    return job.fail(failure());
   }
 }

@@ -29,36 +29,63 @@ struct Options {
   std::size_t ranks = 2, steps = 200, layers = 4, heads = 4, embed = 128, context = 128, batch = 8,
               accumulate = 1, warmup = 0, every = 0, keep = 0;
   float lr = 1e-3f;
+  double deadline_s = 600;
   std::optional<float> lr_least, clip, weight_decay, loss_scale;
   std::uint64_t seed = 1;
   bool quiet = false, help = false, list = false, compare = false, async = false, resume = false;
   std::set<std::string> given;  ///< the names that stand on the command line
 
   std::size_t vocabulary = 256;  ///< of the model; no option
+  std::size_t ranks_here = 2;    ///< on this machine; no option
+  std::size_t node_ranks = 0;    ///< on rank 0's machine, if not all are on one; no option
   Position position;             ///< where the run begins; no option
 
   bool is_given(const std::string& name) const { return given.count(name) != 0; }
 };
 
+// What the machine and the job differ in: `ranks_usage`, `async_usage` and `trace_usage` are lines
+// of the usage.
+inline constexpr const char* threads_usage = "  --ranks N         ranks, each a thread (2)\n";
+inline constexpr const char* async_on_cpu_usage =
+    "  --async           a thread each for computing and for communicating, in every rank\n";
+inline constexpr const char* trace_to_file_usage =
+    "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n";
+inline constexpr bool has_deadline =
+#if defined(TRAIN_GPT_MPI)
+    true;
+#else
+    false;
+#endif
 #if defined(TRAIN_GPT_CUDA)
 inline constexpr const char* program = "train_gpt_cuda";
 inline constexpr const char* trains_how =
     "Trains a GPT on the bytes of a file, on GPUs; ranks are threads of this process and go round\n"
     "the GPUs that it sees (CUDA_VISIBLE_DEVICES); several can share one.\n";
-inline constexpr const char* async_usage = "";
+inline constexpr const char *ranks_usage = threads_usage, *async_usage = "",
+                            *trace_usage = trace_to_file_usage;
+#elif defined(TRAIN_GPT_MPI)
+inline constexpr const char* program = "train_gpt_mpi";
+inline constexpr const char* trains_how =
+    "Trains a GPT on the bytes of a file; ranks are processes that mpirun or srun starts, on one\n"
+    "machine or many, which all see the files: mpirun -n 4 train_gpt_mpi --data FILE\n";
+inline constexpr const char* ranks_usage =
+    "  --ranks N         not needed: the launcher says how many; another number is refused\n"
+    "  --deadline X      seconds that a collective may take; then the job ends with an error that\n"
+    "                    names the ranks which did not come (600)\n";
+inline constexpr const char *async_usage = async_on_cpu_usage, *trace_usage = "";
 #else
-inline constexpr const char* program = "train_gpt";
+    inline constexpr const char* program = "train_gpt";
 inline constexpr const char* trains_how =
     "Trains a GPT on the bytes of a file; ranks are threads of this process.\n";
-inline constexpr const char* async_usage =
-    "  --async           a thread each for computing and for communicating, in every rank\n";
+inline constexpr const char *ranks_usage = threads_usage, *async_usage = async_on_cpu_usage,
+                            *trace_usage = trace_to_file_usage;
 #endif
 
-inline constexpr const char* usage_of_options =
+inline constexpr const char* usage_of_job =
     "\n"
     "  --data FILE       text to train on, any file of bytes\n"
-    "  --strategy NAME   how state is sharded; --list shows the names (default: the first)\n"
-    "  --ranks N         ranks, each a thread (2)\n"
+    "  --strategy NAME   how state is sharded; --list shows the names (default: the first)\n";
+inline constexpr const char* usage_of_training =
     "  --steps N         optimizer steps (200)\n"
     "  --layers N        blocks (4)\n"
     "  --heads N         attention heads; must divide --embed (4)\n"
@@ -84,8 +111,7 @@ inline constexpr const char* usage_of_options =
     "                    Hugging Face loads, beside the rest; local: memory as it lies (sharded)\n"
     "  --resume          go on from the latest in --checkpoint, which may be of other ranks or\n"
     "                    strategy; --steps counts from the start of training\n"
-    "  --log FILE.jsonl  one JSON object a line: start, each step, end; --resume adds to it\n"
-    "  --trace FILE.json what every stream did and when; open it in ui.perfetto.dev\n";
+    "  --log FILE.jsonl  one JSON object a line: start, each step, end; --resume adds to it\n";
 inline constexpr const char* usage_of_modes =
     "  --compare         train --steps under every strategy; print bytes planned and measured\n"
     "  --list            print each strategy's name and type\n"
@@ -94,8 +120,8 @@ inline constexpr const char* usage_of_modes =
     "The last of a repeated option counts.\n";
 
 inline std::string usage_text() {
-  return std::string{"usage: "} + program + " --data FILE [options]\n" + trains_how +
-         usage_of_options + async_usage + usage_of_modes;
+  return std::string{"usage: "} + program + " --data FILE [options]\n" + trains_how + usage_of_job +
+         ranks_usage + usage_of_training + trace_usage + async_usage + usage_of_modes;
 }
 
 namespace detail {
@@ -184,6 +210,8 @@ inline Options parse_options(int argc, char** argv) {
       number(o.loss_scale.emplace());
     else if (name == "--seed")
       number(o.seed);
+    else if (has_deadline && name == "--deadline")
+      number(o.deadline_s);
     else if (name == "--async")
       o.async = true;
     else if (name == "--quiet")
@@ -205,6 +233,7 @@ inline Options parse_options(int argc, char** argv) {
                      " is out of range; give 1 to " + std::to_string(most));
   };
   within("--ranks", o.ranks, 1024);
+  o.ranks_here = o.ranks;
   within("--steps", o.steps, 1'000'000'000);
   within("--layers", o.layers, 10'000);
   within("--heads", o.heads, 1'000'000);
@@ -226,6 +255,8 @@ inline Options parse_options(int argc, char** argv) {
     throw BadInput("--warmup " + std::to_string(o.warmup) + " is more than --steps " +
                    std::to_string(o.steps));
   if (!(o.lr > 0) || !std::isfinite(o.lr)) throw BadInput("--lr must be above 0 and finite");
+  if (!(o.deadline_s >= 0.1 && o.deadline_s <= 1e6))
+    throw BadInput("--deadline is a time in seconds; give 0.1 to 1000000");
   if (o.data.empty()) throw BadInput("no --data; name a file of text to train on");
   if (o.compare && !o.strategy.empty())
     throw BadInput("--compare runs every strategy; leave out --strategy");

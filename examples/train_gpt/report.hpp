@@ -153,9 +153,12 @@ class Log {
 /// What a person sees: a bar that redraws itself on a terminal, a line now and then elsewhere.
 class Progress {
  public:
-  /// Of steps `before` + 1 to `steps`.
-  Progress(std::size_t before, std::size_t steps, bool quiet)
-      : before_{before}, steps_{steps}, quiet_{quiet}, terminal_{isatty(STDOUT_FILENO) == 1} {}
+  /// Of steps `before` + 1 to `steps`. `terminal`: standard output may be one.
+  Progress(std::size_t before, std::size_t steps, bool quiet, bool terminal)
+      : before_{before},
+        steps_{steps},
+        quiet_{quiet},
+        terminal_{terminal && isatty(STDOUT_FILENO) == 1} {}
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   /// A run that fails leaves the bar's line.

@@ -58,7 +58,11 @@ Result train_traced(const std::string& strategy, const Options& o, const Text& t
                     TraceFile& file);
 #else
 inline void check_traceable(const std::string&) {
+#if defined(TRAIN_GPT_MPI)
+  throw BadInput("--trace is of ranks in one process: give it to train_gpt, or leave it out");
+#else
   throw BadInput("--trace is not in this program; build it with -DTRAIN_GPT_TRACE=ON");
+#endif
 }
 inline Result train_traced(const std::string&, const Options&, const Text&, Log&, TraceFile&) {
   return {};

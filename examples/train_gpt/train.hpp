@@ -36,17 +36,6 @@ struct Result {
   Measured measured;
 };
 
-/// Runs `body(comm)` in each rank of the strategy's communicator.
-template <class Comm, class Body>
-void run_ranks(std::size_t ranks, Body body) {
-  if constexpr (std::is_same_v<Comm, sx::Solo>) {
-    Comm comm;
-    body(comm);
-  } else {
-    sx::launch(ranks, body);
-  }
-}
-
 /// The device that a trainer takes; one that a rule refuses takes any.
 template <class Trainer>
 using DeviceOf = std::conditional_t<sx::Device<typename Trainer::Strategy::device>,
@@ -134,7 +123,7 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
   using Clock = std::chrono::steady_clock;
   const sx::GptConfig config = config_of(o);
   Result out;
-  run_ranks<typename Trainer::Strategy::communicator>(o.ranks, [&](auto& comm) {
+  machine::run_ranks<typename Trainer::Strategy::communicator>(o, [&](auto& comm) {
     DeviceOf<Trainer> device = make(comm.rank());
     Trainer trainer{device, comm, config, trainer_options<Trainer>(o)};
     std::vector<std::vector<std::int32_t>> tokens(o.accumulate), targets(o.accumulate);
@@ -145,7 +134,7 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       batches.push_back({tokens[m].data(), targets[m].data()});
     }
     const bool speaks = comm.rank() == 0;
-    Progress progress{o.position.step, o.steps, o.quiet || !speaks};
+    Progress progress{o.position.step, o.steps, o.quiet || !speaks, machine::Job::has_terminal};
     Keeping::begin(trainer, o);
     Position position = o.position;
     while (position.step < o.steps) {
