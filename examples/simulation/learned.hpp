@@ -20,6 +20,9 @@ class Learned {
         kept_(config.faces * config.width),
         answer_(2 * config.faces) {}
 
+  Learned(const Learned&) = delete;  // the stream points to the device
+  Learned& operator=(const Learned&) = delete;
+
   /// Takes the parameters of a trainer. Collective: each process keeps a part of them.
   template <class Trainer>
   void take(Trainer& trainer) {
