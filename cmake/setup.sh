@@ -14,6 +14,9 @@ setup_command() {
     clang) echo clang++ ;;
     clang-format) echo clang-format ;;
     bible-kjv) echo bible ;;
+    openmpi-bin) echo mpirun.openmpi ;;
+    mpich) echo mpirun.mpich ;;
+    iproute2) echo ip ;;
   esac
 }
 
@@ -26,6 +29,7 @@ setup_header() {
     liburing-dev) echo liburing.h ;;
     doctest-dev) echo doctest/doctest.h ;;
     libbenchmark-dev) echo benchmark/benchmark.h ;;
+    libopenmpi-dev | libmpich-dev) echo mpi.h ;;
   esac
 }
 
