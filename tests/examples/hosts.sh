@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# hosts.sh <openmpi|mpich> <mpirun> <train_gpt_mpi> <train_gpt> <folder for scratch>
+# hosts.sh <mpirun of Open MPI> <train_gpt_mpi> <train_gpt> <folder for scratch>
 # Training over three machines, one of which is cut off in the middle. The machines are namespaces of
 # Linux on this one: each has a host name, a network interface and shared memory of its own, and a
 # bridge joins them. All of it lives in a namespace of processes: when this script ends, however it
@@ -19,9 +19,9 @@ if [[ $1 != inside ]]; then
   exec "${apart[@]}" bash "$0" inside $$ "$@"
 fi
 
-readonly id=$2 mpi=$3 mpirun=$4 train_gpt_mpi=$5 train_gpt=$6
+readonly id=$2 mpirun=$3 train_gpt_mpi=$4 train_gpt=$5
 readonly hosts=("a$id" "b$id" "c$id")
-work=$(mktemp -d "$7/hosts.XXXXXX") || exit 1
+work=$(mktemp -d "$6/hosts.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 began=$(date +%s)
@@ -40,7 +40,7 @@ fail() {
 first_process() {
   local host=$1 own_processes=(--pid --fork --mount-proc --kill-child)
   [[ $host == "${hosts[0]}" ]] && own_processes=()
-  unshare --net --uts --mount "${own_processes[@]}" bash -c "
+  unshare --net --uts --ipc --mount "${own_processes[@]}" bash -c "
     hostname $host && mount --bind '$work/names' /etc/hosts && mount -t tmpfs none /dev/shm &&
       : > '$work/$host.up' && exec sleep 1000" 2>"$work/$host.err" &
   local pid=$!
@@ -55,7 +55,7 @@ first_process() {
 on() {
   local host=$1
   shift
-  nsenter -t "$(< "$work/$host.pid")" -n -u -m "$@"
+  nsenter -t "$(< "$work/$host.pid")" -n -u -i -m "$@"
 }
 ip link set lo up
 ip link add name switch type bridge && ip link set switch up || fail "no bridge"
@@ -77,7 +77,7 @@ cat > "$work/agent" <<END
 #!/usr/bin/env bash
 host=\$1
 shift
-exec nsenter -t "\$(< "$work/\$host.pid")" -n -u -m -p bash -c "\$*"
+exec nsenter -t "\$(< "$work/\$host.pid")" -n -u -i -m -p bash -c "\$*"
 END
 chmod +x "$work/agent"
 
@@ -85,20 +85,12 @@ chmod +x "$work/agent"
 start() {
   local name=$1 count=$2 each=$3 launch
   shift 3
-  local slots=" slots=$each"
-  [[ $mpi == mpich ]] && slots=":$each"
-  printf "%s$slots\n" "${hosts[@]:0:count}" > "$work/$name.hosts"
-  if [[ $mpi == mpich ]]; then
-    # Its UCX takes namespaces for one machine, and would share memory between them.
-    launch=(env UCX_TLS=tcp,self UCX_NET_DEVICES=eth0 "$mpirun" -f "$work/$name.hosts"
-      -launcher rsh -launcher-exec "$work/agent" -iface eth0)
-  else
-    launch=(env -u OMPI_MCA_plm "$mpirun" --hostfile "$work/$name.hosts"
-      --mca plm rsh --mca plm_rsh_agent "$work/agent" --mca btl tcp,self
-      --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0
-      --mca oob_tcp_keepalive_time 5 --mca oob_tcp_keepalive_intvl 1
-      --mca oob_tcp_keepalive_probes 3)
-  fi
+  printf "%s slots=$each\n" "${hosts[@]:0:count}" > "$work/$name.hosts"
+  launch=(env -u OMPI_MCA_plm "$mpirun" --hostfile "$work/$name.hosts"
+    --mca plm rsh --mca plm_rsh_agent "$work/agent" --mca btl tcp,self
+    --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0
+    --mca oob_tcp_keepalive_time 5 --mca oob_tcp_keepalive_intvl 1
+    --mca oob_tcp_keepalive_probes 3)
   on "${hosts[0]}" timeout -k 1 45 "${launch[@]}" -wdir "$work" -n $((count * each)) \
     "$train_gpt_mpi" "${job[@]}" "$@" > "$work/$name.out" 2> "$work/$name.err" < /dev/null
 }
