@@ -5,6 +5,10 @@
 // the flow rotates the answer. The network sees differences to the upwind cell, divided by their
 // size, by which its answer is multiplied; and it has no biases, so that it is odd. What one adds
 // to c then changes no answer, and a factor of c, positive or not, is a factor of the answer.
+//
+// Source: the idea is that of Zhuang et al., Learned discretizations for passive scalar advection
+// in a two-dimensional turbulent flow, Phys. Rev. Fluids 6, 064605 (2021); network and training
+// differ.
 #pragma once
 #include <shardexpr/shardexpr.hpp>
 
