@@ -302,7 +302,7 @@ class Mpi {
     return node_ranks == world ? 0 : detail::ReductionRoom::bytes_for<T>(world, count);
   }
   /// Holds them, as Purpose::full_gradients, for as long as the result lives. A reduction that
-  /// finds less makes more for good, which waits for the stream.
+  /// finds less makes more for good, which waits for the stream and is charged to nobody.
   template <class T, class D>
   [[nodiscard]] std::shared_ptr<void> reserve(D& device, std::size_t count) {
     return room_.reserve(device, room_bytes<T>(size(), count, node_->size()));

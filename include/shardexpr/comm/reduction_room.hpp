@@ -45,7 +45,8 @@ class ReductionRoom {
     reserved_ = room;
     return room;
   }
-  /// Where nobody reserved as much, more is made, for good, when the stream has come to an end.
+  /// Where nobody reserved as much, more is made, for good, when the stream has come to an end. A
+  /// host's is charged to nobody: communicators are often made before a Cpu, and end after it.
   template <class D>
   std::byte* take(const Context<D>& ctx, std::size_t size_bytes) {
     if (size_bytes == 0) return nullptr;
@@ -54,7 +55,13 @@ class ReductionRoom {
     if (own_ == nullptr || own_->size_bytes < size_bytes) {
       if (own_ != nullptr) ctx.device.synchronize(ctx.stream);
       own_.reset();
-      own_ = make(ctx.device, size_bytes);
+      if constexpr (runs_on_host<D>) {
+        std::shared_ptr<void> memory{D::allocate_zeroed(size_bytes), &D::deallocate};
+        auto* const data = static_cast<std::byte*>(memory.get());
+        own_ = std::make_shared<Memory>(Memory{data, size_bytes, std::move(memory)});
+      } else {
+        own_ = make(ctx.device, size_bytes);
+      }
     }
     return own_->data;
   }
