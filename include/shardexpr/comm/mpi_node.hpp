@@ -34,12 +34,13 @@ struct WindowPlace {
 /// and where its data lie, a barrier, and windows.
 ///
 /// A collective is: `meet`, read the peers' memory, `sync`. Where data lie in memory of one process
-/// alone, they go through the stage, a window of this object: each writes into its part, `sync`,
-/// each reads the others' parts, `turn`. It has two halves, so one barrier a step is enough.
+/// alone, they go through the stage, a window of this object, as messages that every rank writes
+/// and every other one reads: `pass`.
 class MpiNode {
  public:
-  /// Of a rank's stage that is written at a time: it stays in its core's second cache, about.
-  static constexpr std::size_t stage_bytes = std::size_t{512} << 10;
+  /// The most bytes of a message, of which some are under way at a time: as fast as any here, and
+  /// one who is held up by the system does not at once hold up the others.
+  static constexpr std::size_t message_bytes = std::size_t{256} << 10, messages = 4;
 
   /// Every rank of `channel` makes one at the same time.
   MpiNode(std::shared_ptr<MpiChannel> channel, const std::string& what)
@@ -49,7 +50,7 @@ class MpiNode {
     meeting_ = std::make_unique<MpiWindow>(*channel_, nodes_.comm, MpiWindow::Form::one_each,
                                            sizeof(Slot), what);
     stage_ = std::make_unique<MpiWindow>(*channel_, nodes_.comm, MpiWindow::Form::one_each,
-                                         2 * stage_bytes, what);
+                                         messages * message_bytes, what);
     for (std::size_t peer = 0; peer < size(); ++peer)
       slots_.push_back(peer == rank() ? new (meeting_->part(peer)) Slot
                                       : reinterpret_cast<Slot*>(meeting_->part(peer)));
@@ -135,31 +136,53 @@ class MpiNode {
     if (size() == 1) return;
     const std::uint64_t mine = slots_[rank()]->arrived.load(std::memory_order_relaxed) + 1;
     slots_[rank()]->arrived.store(mine, std::memory_order_release);
-    for (Slot* slot : slots_)
-      for (int spin = 0; slot->arrived.load(std::memory_order_acquire) < mine; ++spin)
-        if (spin < spins_)
-          relax();
-        else
-          channel_->pause();
+    await(&Slot::arrived, mine);
   }
-  std::byte* stage(std::size_t peer) const {
-    return stage_->part(peer) + stage_turn_ * stage_bytes;
+  /// Passes `count` messages: `write(k, to)` is called for each in turn, and `read(k, from)` when
+  /// every peer has written its own, where `from(peer)` is the message of the node's rank `peer`,
+  /// not this one. One is written ahead of what is read. Every rank passes as many.
+  template <class Write, class Read>
+  void pass(std::size_t count, Write write, Read read) {
+    for (std::size_t k = 0; k <= count; ++k) {
+      if (k < count) {
+        await(&Slot::read, written_ < messages ? 0 : written_ - messages + 1);
+        write(k, message(rank(), written_));
+        slots_[rank()]->written.store(++written_, std::memory_order_release);
+      }
+      if (k == 0) continue;
+      await(&Slot::written, read_ + 1);
+      read(k - 1, [this](std::size_t peer) { return message(peer, read_); });
+      slots_[rank()]->read.store(++read_, std::memory_order_release);
+    }
   }
-  /// What follows goes into the other half, whose readers have come to a `sync` since.
-  void turn() { stage_turn_ ^= 1; }
 
  private:
   struct Said {
     CallOnWire call;
     WindowPlace place;
   };
+  using Count = std::atomic<std::uint64_t>;
   struct Slot {
-    alignas(cache_line_bytes) std::atomic<std::uint64_t> arrived{0};
+    alignas(cache_line_bytes) Count arrived{0};
+    alignas(cache_line_bytes) Count written{0};
+    alignas(cache_line_bytes) Count read{0};
     // In turns: a rank that has met goes on to say its next call while another reads this one.
     alignas(cache_line_bytes) Said said[2];
   };
   using Numbered = std::pair<std::uint64_t, std::unique_ptr<MpiWindow>>;
 
+  /// Until that count of every rank has come to `least`.
+  void await(Count Slot::*count, std::uint64_t least) const {
+    for (Slot* slot : slots_)
+      for (int spin = 0; (slot->*count).load(std::memory_order_acquire) < least; ++spin)
+        if (spin < spins_)
+          relax();
+        else
+          channel_->pause();
+  }
+  std::byte* message(std::size_t peer, std::uint64_t number) const {
+    return stage_->part(peer) + number % messages * message_bytes;
+  }
   const Said& said(std::size_t peer) const { return slots_[peer]->said[said_turn_]; }
   MpiWindow* find(std::uint64_t id) const {
     const auto is_it = [id](const Numbered& window) { return window.first == id; };
@@ -193,7 +216,8 @@ class MpiNode {
   MpiNodes nodes_;
   std::unique_ptr<MpiWindow> meeting_, stage_;
   std::vector<Slot*> slots_;
-  std::size_t said_turn_ = 0, stage_turn_ = 0;
+  std::size_t said_turn_ = 0;
+  std::uint64_t written_ = 0, read_ = 0;  // messages of this rank
   WindowPlace alone_;
   // More processes than cores wait for each other: who spins holds up who is waited for.
   int spins_ = nodes_.processes > std::thread::hardware_concurrency() ? 0 : 200;

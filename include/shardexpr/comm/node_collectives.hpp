@@ -31,32 +31,49 @@ std::span<T> window_of(std::span<T> values, std::size_t at, std::size_t step) {
   const std::size_t begin = std::min(at, values.size());
   return values.subspan(begin, std::min(step, values.size() - begin));
 }
-/// Elements of a stage that is cut into `rows` rows.
+/// Elements of each of `rows` rows of a message.
 template <class T>
 constexpr std::size_t row_elements(std::size_t rows) {
   return std::max<std::size_t>(
-      MpiNode::stage_bytes / sizeof(T) / rows / block_elements * block_elements, 1);
+      MpiNode::message_bytes / sizeof(T) / rows / block_elements * block_elements, 1);
 }
+/// Messages with a row for each rank but the one that wrote them.
 template <class T>
-T* row(MpiNode& node, std::size_t peer, std::size_t number, std::size_t elements) {
-  return reinterpret_cast<T*>(node.stage(peer)) + number * elements;
-}
+class RowsForPeers {
+ public:
+  explicit RowsForPeers(const MpiNode& node)
+      : rank_{node.rank()}, step_{row_elements<T>(std::max<std::size_t>(node.size() - 1, 1))} {}
+  std::size_t step() const { return step_; }
+  T* for_peer(std::byte* mine, std::size_t peer) const {
+    return reinterpret_cast<T*>(mine) + (peer - (peer > rank_)) * step_;
+  }
+  const T* for_me(const std::byte* theirs, std::size_t peer) const {
+    return reinterpret_cast<const T*>(theirs) + (rank_ - (rank_ > peer)) * step_;
+  }
+
+ private:
+  std::size_t rank_, step_;
+};
 
 /// shard (n,) -> full (W*n,), each rank's own.
 template <class T>
 void all_gather(MpiNode& node, std::span<const T> shard, std::span<T> full) {
-  const std::size_t step = row_elements<T>(1), n = shard.size();
-  copy(shard, full.data() + node.rank() * n);
-  if (node.size() == 1) return;
-  for (std::size_t at = 0; at < n; at += step) {
-    const std::size_t count = std::min(step, n - at);
-    copy_to_peers(shard.subspan(at, count), row<T>(node, node.rank(), 0, step));
-    node.sync();
-    for (std::size_t peer = 0; peer < node.size(); ++peer)
-      if (peer != node.rank())
-        copy<T>({row<T>(node, peer, 0, step), count}, full.data() + peer * n + at);
-    node.turn();
-  }
+  const std::size_t step = row_elements<T>(1), n = shard.size(), rank = node.rank();
+  if (node.size() == 1) return copy(shard, full.data());
+  node.pass(
+      ceil_div(n, step),
+      [&](std::size_t k, std::byte* to) {
+        const std::span<const T> part = window_of(shard, k * step, step);
+        copy_to_peers(part, reinterpret_cast<T*>(to));
+        copy(part, full.data() + rank * n + k * step);
+      },
+      [&](std::size_t k, auto from) {
+        const std::size_t count = std::min(step, n - k * step);
+        for (std::size_t peer = 0; peer < node.size(); ++peer)
+          if (peer != rank)
+            copy<T>({reinterpret_cast<const T*>(from(peer)), count},
+                    full.data() + peer * n + k * step);
+      });
 }
 
 /// values (n,) of the node's rank `root` -> all.
@@ -64,32 +81,39 @@ template <class T>
 void broadcast(MpiNode& node, std::span<T> values, std::size_t root) {
   if (node.size() == 1) return;
   const std::size_t step = row_elements<T>(1);
-  for (std::size_t at = 0; at < values.size(); at += step) {
-    const std::span<T> part = window_of(values, at, step);
-    if (node.rank() == root) copy_to_peers<T>(part, row<T>(node, root, 0, step));
-    node.sync();
-    if (node.rank() != root) copy<T>({row<T>(node, root, 0, step), part.size()}, part.data());
-    node.turn();
-  }
+  const auto part = [&](std::size_t k) { return window_of(values, k * step, step); };
+  node.pass(
+      ceil_div(values.size(), step),
+      [&](std::size_t k, std::byte* to) {
+        if (node.rank() == root) copy_to_peers<T>(part(k), reinterpret_cast<T*>(to));
+      },
+      [&](std::size_t k, auto from) {
+        if (node.rank() != root)
+          copy<T>({reinterpret_cast<const T*>(from(root)), part(k).size()}, part(k).data());
+      });
 }
 
 /// from (W*n,) -> to (W*n,): piece p of rank r becomes piece r of rank p.
 template <class T>
 void all_to_all(MpiNode& node, std::span<const T> from, std::span<T> to) {
-  const std::size_t world = node.size(), n = to.size() / world, step = row_elements<T>(world);
-  const std::size_t rank = node.rank();
+  const std::size_t world = node.size(), n = to.size() / world, rank = node.rank();
+  const RowsForPeers<T> rows{node};
   copy(from.subspan(rank * n, n), to.data() + rank * n);
   if (world == 1) return;
-  for (std::size_t at = 0; at < n; at += step) {
-    const std::size_t count = std::min(step, n - at);
-    for (std::size_t peer = 0; peer < world; ++peer)
-      if (peer != rank)
-        copy_to_peers(from.subspan(peer * n + at, count), row<T>(node, rank, peer, step));
-    node.sync();
-    for (std::size_t peer = 0; peer < world; ++peer)
-      if (peer != rank) copy<T>({row<T>(node, peer, rank, step), count}, to.data() + peer * n + at);
-    node.turn();
-  }
+  node.pass(
+      ceil_div(n, rows.step()),
+      [&](std::size_t k, std::byte* message) {
+        const std::size_t at = k * rows.step(), count = std::min(rows.step(), n - at);
+        for (std::size_t peer = 0; peer < world; ++peer)
+          if (peer != rank)
+            copy_to_peers(from.subspan(peer * n + at, count), rows.for_peer(message, peer));
+      },
+      [&](std::size_t k, auto message) {
+        const std::size_t at = k * rows.step(), count = std::min(rows.step(), n - at);
+        for (std::size_t peer = 0; peer < world; ++peer)
+          if (peer != rank)
+            copy<T>({rows.for_me(message(peer), peer), count}, to.data() + peer * n + at);
+      });
 }
 
 /// Elements [begin, begin + to.size()) of this rank's slice of `full`, added up over the ranks of
@@ -112,20 +136,23 @@ void sum_slices(MpiNode& node, std::size_t world, std::span<const T> full, std::
       if (peer == node.rank()) return full.data() + of_slice;
       return reinterpret_cast<const T*>(node.at(peer, node.place(peer))) + of_slice;
     });
-  const std::size_t step = row_elements<T>(node.size());
-  for (std::size_t at = 0; at < to.size(); at += step) {
-    const std::span<T> sum = window_of(to, at, step);
-    for (std::size_t peer = 0; peer < node.size(); ++peer)
-      if (peer != node.rank())
-        copy_to_peers(full.subspan(node.member(peer) * slice + begin + at, sum.size()),
-                      row<T>(node, node.rank(), peer, step));
-    node.sync();
-    add(at, sum, [&](std::size_t peer) -> const T* {
-      if (peer == node.rank()) return full.data() + me * slice + begin + at;
-      return row<T>(node, peer, node.rank(), step);
-    });
-    node.turn();
-  }
+  const RowsForPeers<T> rows{node};
+  node.pass(
+      ceil_div(to.size(), rows.step()),
+      [&](std::size_t k, std::byte* message) {
+        const std::size_t at = k * rows.step(), count = std::min(rows.step(), to.size() - at);
+        for (std::size_t peer = 0; peer < node.size(); ++peer)
+          if (peer != node.rank())
+            copy_to_peers(full.subspan(node.member(peer) * slice + begin + at, count),
+                          rows.for_peer(message, peer));
+      },
+      [&](std::size_t k, auto message) {
+        const std::size_t at = k * rows.step();
+        add(at, window_of(to, at, rows.step()), [&](std::size_t peer) -> const T* {
+          if (peer == node.rank()) return full.data() + me * slice + begin + at;
+          return rows.for_me(message(peer), peer);
+        });
+      });
 }
 
 /// values (n,), every rank's where its peers read and write them: each rank adds up a part and
@@ -148,32 +175,40 @@ void sum_to_all_in_windows(MpiNode& node, std::span<T> values, SumOf<T> scale) {
   node.sync();
 }
 
-/// The same where values lie anywhere.
+/// The same where values lie anywhere. Messages are parts of values and sums in turns, each sum
+/// behind the parts that follow its own: part 0, part 1, sum 0, part 2, sum 1, ..., no part, sum.
 template <class T>
 void sum_to_all(MpiNode& node, std::span<T> values, SumOf<T> scale) {
-  const std::size_t world = node.size(), rank = node.rank(), step = row_elements<T>(world);
-  const std::size_t slice = ceil_div(values.size(), world);
-  const auto of = [&](std::size_t peer, std::size_t at) {
-    return window_of(part_of(values, slice, peer), at, step);
+  const std::size_t world = node.size(), rank = node.rank();
+  const RowsForPeers<T> rows{node};
+  const std::size_t slice = ceil_div(values.size(), world), steps = ceil_div(slice, rows.step());
+  if (steps == 0) return;
+  const auto of = [&](std::size_t peer, std::size_t j) {
+    return window_of(part_of(values, slice, peer), j * rows.step(), rows.step());
   };
-  for (std::size_t at = 0; at < slice; at += step) {
-    for (std::size_t peer = 0; peer < world; ++peer)
-      if (peer != rank) copy_to_peers<T>(of(peer, at), row<T>(node, rank, peer, step));
-    node.sync();
-    const std::span<T> own = of(rank, at);
-    if (!own.empty())
-      sum_rows<T>(world, own.size(), scale, own.data(), [&](std::size_t peer) -> const T* {
-        return peer == rank ? own.data() : row<T>(node, peer, rank, step);
+  const auto is_sum = [](std::size_t k) { return k > 0 && k % 2 == 0; };
+  node.pass(
+      2 * steps + 1,
+      [&](std::size_t k, std::byte* message) {
+        if (is_sum(k)) return copy_to_peers<T>(of(rank, k / 2 - 1), reinterpret_cast<T*>(message));
+        for (std::size_t peer = 0; peer < world; ++peer)
+          if (peer != rank) copy_to_peers<T>(of(peer, (k + 1) / 2), rows.for_peer(message, peer));
+      },
+      [&](std::size_t k, auto message) {
+        if (is_sum(k)) {
+          for (std::size_t peer = 0; peer < world; ++peer) {
+            const std::span<T> theirs = of(peer, k / 2 - 1);
+            if (peer != rank)
+              copy<T>({reinterpret_cast<const T*>(message(peer)), theirs.size()}, theirs.data());
+          }
+          return;
+        }
+        const std::span<T> own = of(rank, (k + 1) / 2);
+        if (!own.empty())
+          sum_rows<T>(world, own.size(), scale, own.data(), [&](std::size_t peer) -> const T* {
+            return peer == rank ? own.data() : rows.for_me(message(peer), peer);
+          });
       });
-    copy_to_peers<T>(own, row<T>(node, rank, rank, step));  // the row that nobody has read yet
-    node.sync();
-    for (std::size_t peer = 0; peer < world; ++peer)
-      if (peer != rank) {
-        const std::span<T> theirs = of(peer, at);
-        copy<T>({row<T>(node, peer, peer, step), theirs.size()}, theirs.data());
-      }
-    node.turn();
-  }
 }
 
 }  // namespace shardexpr::detail::node
