@@ -166,12 +166,6 @@ void DeepSpeed::judge_precision() {
         "gradients that are not finite end the step with an error");
   }
 
-  const auto accumulated = keys.word("data_types.grad_accum_dtype");
-  if (accumulated && *accumulated != "fp32" && *accumulated != "auto") {
-    say("data_types.grad_accum_dtype", standard, "added up in fp32, which holds more");
-    warn("data_types.grad_accum_dtype: reduced gradients are added up in fp32 here");
-  }
-  say("data_types.grad_accum_dtype", standard, "added up in fp32");
   if (keys.has_below("amp") && keys.flag("amp.enabled").value_or(false))
     say("amp.enabled", unsupported, "Apex's amp casts operation by operation; enable bf16 or fp16");
   keys.say_below("amp", keys.flag("amp.enabled").value_or(false) ? unsupported : ignored,
@@ -187,22 +181,37 @@ void DeepSpeed::judge_precision() {
 
 void DeepSpeed::judge_communication() {
   Description& d = to.strategy;
-  const auto dtype = keys.choice("communication_data_type", {"fp32", "bf16", "fp16", "fp64"});
-  if (!dtype) return;
-  if (*dtype == 3)
-    return say("communication_data_type", unsupported, "gradients are reduced in 16 or 32 bits");
-  const Dtype reduce = static_cast<Dtype>(*dtype);
-  const Dtype compute = d.precision.compute;
-  if (reduce != Dtype::fp32 && compute != Dtype::fp32 && reduce != compute)
-    return say("communication_data_type", unsupported,
-               "bf16 and fp16 in one precision, what one holds overflows or vanishes in the other "
-               "(SX119)");
-  if (reduce == Dtype::fp16 && d.loss_scale == LossScale::none)
-    return say("communication_data_type", unsupported,
-               "fp16 without a loss scale, small gradients vanish (SX120)");
-  d.precision.reduce = reduce;
-  say("communication_data_type", taken,
-      std::string{"gradients are reduced in "} + dtype_names[*dtype]);
+  const std::string key = "communication_data_type";
+  if (const auto dtype = keys.choice(key, {"fp32", "bf16", "fp16", "fp64"})) {
+    const Dtype reduce = static_cast<Dtype>(*dtype);
+    const Dtype compute = d.precision.compute;
+    if (*dtype == 3) {
+      say(key, unsupported, "gradients are reduced in 16 or 32 bits");
+    } else if (reduce != Dtype::fp32 && compute != Dtype::fp32 && reduce != compute) {
+      say(key, unsupported,
+          "bf16 and fp16 in one precision, what one holds overflows or vanishes in the other "
+          "(SX119)");
+    } else if (reduce == Dtype::fp16 && d.loss_scale == LossScale::none) {
+      say(key, unsupported, "fp16 without a loss scale, small gradients vanish (SX120)");
+    } else {
+      d.precision.reduce = reduce;
+      say(key, taken, std::string{"gradients are reduced in "} + dtype_names[*dtype]);
+    }
+  }
+  // What is kept of reduced gradients is in the wider of storage and reduce (policy/precision.hpp).
+  const bool keeps_fp32 = d.precision.storage == Dtype::fp32 || d.precision.reduce == Dtype::fp32;
+  const std::string kept_key = "data_types.grad_accum_dtype";
+  if (!keys.is_auto(kept_key))
+    if (const auto kept = keys.choice(kept_key, {"fp32", "bf16", "fp16"})) {
+      if (*kept == 0 && !keeps_fp32)
+        say(kept_key, unsupported,
+            "gradients of parameters that are kept and reduced in 16 bits are, too");
+      if (*kept != 0 && keeps_fp32)
+        warn(kept_key + ": reduced gradients are added up in fp32 here, which holds more");
+    }
+  say(kept_key, standard,
+      keeps_fp32 ? "reduced gradients are added up in fp32"
+                 : "reduced gradients are added up in the dtype of the parameters");
 }
 
 void DeepSpeed::judge_clipping() {

@@ -38,6 +38,10 @@ void DeepSpeed::judge_optimizer() {
       // DeepSpeed's Adam is AdamW unless it is told not to be.
       const bool decouples = type == "adamw" || keys.flag(params + "adam_w_mode").value_or(true);
       d.optimizer = decouples ? Optimizer::adamw : Optimizer::adam;
+      if (type == "adamw" && !keys.flag(params + "adam_w_mode").value_or(true)) {
+        say(params + "adam_w_mode", ignored, "DeepSpeed's AdamW is AdamW");
+        warn("optimizer.params.adam_w_mode: without effect, the type is AdamW");
+      }
       say(params + "adam_w_mode", taken,
           decouples ? "AdamW: decay is apart from the gradient" : "Adam: decay is in the gradient");
       say("optimizer.type", taken,

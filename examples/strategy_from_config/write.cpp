@@ -16,12 +16,15 @@ using detail::short_number;
 
 const PlaceOf on_host{PlaceOf::Kind::host};
 
-/// What a reader needs to be told, so that the axes it does not read from a file are the
-/// strategy's.
-Settings settings_for(const Description& d, const Values& values, Settings settings) {
+/// Ranks are the file's, where values say them.
+Settings settings_for(const Values& values, Settings settings) {
   if (values.ranks) settings.ranks = values.ranks;
-  settings.micro_batches = std::max<std::size_t>(values.micro_batches, d.reduces_at_end ? 2 : 1);
   return settings;
+}
+
+/// Where a policy accumulates, at least two: with one it would change nothing.
+std::size_t micro_batches_of(const Description& d, const Values& values) {
+  return std::max<std::size_t>(values.micro_batches, d.reduces_at_end ? 2 : 1);
 }
 
 /// The name of a layer's class for a unit's type, `Block` for `gpt::Block`.
@@ -59,7 +62,7 @@ std::string head(const char* type, const Description& d, std::size_t ranks, std:
 const char* yes(bool value) { return value ? "true" : "false"; }
 
 Written fsdp(const Description& d, const Values& values, Settings settings, int version) {
-  settings = settings_for(d, values, settings);
+  settings = settings_for(values, settings);
   const std::size_t ranks = ranks_for(d, settings);
   const bool is_split = version == 1 && d.is_hybrid() && d.group != 0 && ranks % d.group == 0;
   const bool keeps_whole = d.reuse_within == unlimited && d.parameters == on_host;
@@ -140,7 +143,7 @@ std::size_t stage_of(const Description& d) {
 }
 
 Written deepspeed_block(const Description& d, const Values& values, Settings settings) {
-  settings = settings_for(d, values, settings);
+  settings = settings_for(values, settings);
   std::string text = head("DEEPSPEED", d, settings.ranks.value_or(0), 1) + "deepspeed_config:\n";
   const auto put = [&](const char* key, const std::string& value) {
     text += std::string{"  "} + key + ": " + value + "\n";
@@ -158,7 +161,7 @@ Written deepspeed_block(const Description& d, const Values& values, Settings set
     put("zero3_init_flag", "true");
     put("zero3_save_16bit_model", yes(values.checkpoint == "full"));
   }
-  put("gradient_accumulation_steps", std::to_string(*settings.micro_batches));
+  put("gradient_accumulation_steps", std::to_string(micro_batches_of(d, values)));
   if (d.clipping != Clipping::none) {
     std::string norm = short_number(values.clip.value_or(1));
     if (norm.find('.') == norm.npos && norm.find('e') == norm.npos) norm += ".0";
@@ -168,7 +171,7 @@ Written deepspeed_block(const Description& d, const Values& values, Settings set
 }
 
 Written ddp(const Description& d, const Values& values, Settings settings) {
-  settings = settings_for(d, values, settings);
+  settings = settings_for(values, settings);
   return read_again(d, head("MULTI_GPU", d, settings.ranks.value_or(0), 1), false, settings);
 }
 
@@ -228,6 +231,12 @@ void put_precision(Json& json, const Description& d, const Values& values) {
       json.put("bf16_master_weights_and_grads", true);
       if (p.optimizer == Dtype::bf16) json.put("bf16_optimizer_states", true);
     }
+    json.close();
+  }
+  // DeepSpeed's own default is 16 bits.
+  if (p.compute != Dtype::fp32 && (p.storage == Dtype::fp32 || p.reduce == Dtype::fp32)) {
+    json.open("data_types");
+    json.word("grad_accum_dtype", "fp32");
     json.close();
   }
   if (p.reduce != p.compute)
@@ -304,13 +313,13 @@ void put_optimizer(Json& json, const Description& d, const Values& values) {
 }  // namespace
 
 Written write_deepspeed(const Description& d, const Values& values, const Settings& given) {
-  const Settings settings = settings_for(d, values, given);
+  const Settings settings = settings_for(values, given);
   Json json;
   if (values.micro_batch_size)
     json.put("train_micro_batch_size_per_gpu", *values.micro_batch_size);
   else
     json.word("train_micro_batch_size_per_gpu", "auto");
-  json.put("gradient_accumulation_steps", *settings.micro_batches);
+  json.put("gradient_accumulation_steps", micro_batches_of(d, values));
   // 0 is said: what it is when left out depends on DeepSpeed's version.
   json.put("gradient_clipping", d.clipping == Clipping::none ? 0 : values.clip.value_or(1));
   put_precision(json, d, values);

@@ -61,6 +61,19 @@ TEST_CASE("precision is that of the 16-bit block, over fp32 whatever was loaded"
         "ds.json:1: bf16.enabled: 1 is a number; give true or false, without quotes");
 }
 
+TEST_CASE("reduced gradients are kept in the wider of storage and reduce") {
+  const std::string half =
+      "{\"bf16\": {\"enabled\": true}, \"data_types\": "
+      "{\"grad_accum_dtype\": \"bf16\"}}";
+  CHECK(json(half).is_supported());
+  CHECK(warns(json(half), "added up in fp32 here"));
+  const std::string whole =
+      "{\"bf16\": {\"enabled\": true, \"bf16_master_weights_and_grads\": "
+      "true}, \"data_types\": {\"grad_accum_dtype\": \"fp32\"}}";
+  CHECK_FALSE(json(whole).is_supported());
+  CHECK_FALSE(json_refusal("{\"data_types\": {\"grad_accum_dtype\": \"int8\"}}").empty());
+}
+
 TEST_CASE("fp16: values of the loss scale are DeepSpeed's") {
   const Judgement left_out = json("{\"fp16\": {\"enabled\": true}}");
   CHECK(left_out.values.initial_scale == 65536);
@@ -298,6 +311,8 @@ TEST_CASE("optimizers") {
   CHECK(outcome(of("AdamW")) == "NoShard, AdamW, FullPrecision");
   CHECK(outcome(of("Adam")) == "NoShard, AdamW, FullPrecision");
   CHECK(outcome(of("Adam", "\"adam_w_mode\": false")) == "NoShard, Adam, FullPrecision");
+  CHECK(outcome(of("AdamW", "\"adam_w_mode\": false")) == "NoShard, AdamW, FullPrecision");
+  CHECK(warns(of("AdamW", "\"adam_w_mode\": false"), "adam_w_mode: without effect"));
   CHECK(outcome(of("SGD", "\"lr\": 0.1")) == "NoShard, Sgd, FullPrecision");
   CHECK(outcome(of("SGD", "\"momentum\": 0.9, \"nesterov\": true")) ==
         "NoShard, SgdMomentum, FullPrecision");
