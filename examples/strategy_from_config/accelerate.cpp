@@ -337,6 +337,8 @@ Judgement judge_accelerate(const Document& document, const Settings& settings) {
   keys.finish(to, [](const std::string& key) -> std::string {
     if (key == "gradient_accumulation_steps")
       return "Accelerate's file has no such key, a script says it; here --accumulate does";
+    if (key.starts_with("fsdp_config.") && key.find("fsdp", 12) == key.npos)
+      return "Accelerate puts fsdp_ before it; write that name";
     if (key.starts_with("fsdp_config."))
       return "Accelerate has no key of this name and would ignore it; misspelt?";
     return "Accelerate refuses a key of this name; misspelt?";

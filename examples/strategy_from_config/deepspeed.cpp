@@ -409,6 +409,10 @@ void judge_deepspeed(const Document& document, const Settings& settings, Judgeme
     if (keys.is_auto(key)) return "\"auto\" has no rule here; give a value";
     for (const char* block : {"zero_optimization.", "fp16.", "bf16."})
       if (key.starts_with(block)) return "DeepSpeed refuses a key of this name; misspelt?";
+    if (key == "optimizer.params.max_grad_norm")
+      return "DeepSpeed refuses it here; the key is gradient_clipping";
+    if (key.starts_with("optimizer.params.")) return "the optimizer has no option of this name";
+    if (key.starts_with("scheduler.params.")) return "the schedule has no option of this name";
     return "DeepSpeed has no key of this name and would ignore it; misspelt?";
   });
 }

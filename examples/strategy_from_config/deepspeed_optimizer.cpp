@@ -49,6 +49,8 @@ void DeepSpeed::judge_optimizer() {
                                       : "AdamW")
                     : "Adam");
       v.beta1 = 0.9, v.beta2 = 0.999, v.epsilon = 1e-8, v.weight_decay = 0;
+      // torch's own AdamW decays by default.
+      if (decouples && keys.flag(params + "torch_adam").value_or(false)) v.weight_decay = 0.01;
       const bool corrects = keys.flag(params + "bias_correction").value_or(true);
       say(params + "bias_correction", corrects ? standard : unsupported,
           corrects ? "moments are corrected" : "moments are always corrected");

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -36,18 +35,20 @@ std::optional<std::size_t> DeepSpeed::threshold(const std::string& name, const s
     }
     return {};
   }
-  if (!given && keys.is_auto(key) && settings.hidden_size) {
-    const double h = static_cast<double>(*settings.hidden_size);
-    if (name == "stage3_prefetch_bucket_size") return static_cast<std::size_t>(0.9 * h * h);
-    if (name == "stage3_param_persistence_threshold") return static_cast<std::size_t>(10 * h);
-  }
-  if (!given) {
-    say(key, standard, "auto: left out; --hidden-size lets transformers' rule be applied");
+  if (given || !keys.is_auto(key)) return given;
+  const bool is_persistence = name == "stage3_param_persistence_threshold";
+  if (is_persistence) {
     to.rule(
-        "\"auto\" of stage3_prefetch_bucket_size is 0.9 h^2, of "
-        "stage3_param_persistence_threshold 10 h, h given by --hidden-size; without it, and "
-        "for other thresholds, it is as if left out");
+        "\"auto\" of stage3_param_persistence_threshold is 10 h, transformers' rule, h given by "
+        "--hidden-size; without it, it is as if left out");
+    if (settings.hidden_size) return 10 * *settings.hidden_size;
+  } else {
+    to.rule(
+        "\"auto\" of another threshold is as if left out: transformers makes 0.9 h^2 of "
+        "stage3_prefetch_bucket_size, which holds no layer of 12 h^2, and groups are gathered "
+        "whole here");
   }
+  say(key, standard, "auto: as if left out");
   return given;
 }
 

@@ -7,12 +7,14 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
 #include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "judge.hpp"
 #include "write.hpp"
@@ -39,20 +41,21 @@ constexpr const char* usage =
     "  --explain            print FSDP's, DeepSpeed's and this library's words side by side\n"
     "  --accelerate         print the nearest Accelerate YAML\n"
     "  --deepspeed          print the nearest DeepSpeed JSON\n"
-    "  --output FILE        write there what would be printed; leave it if it would not change\n"
+    "  --output FILE        write there what would be printed\n"
+    "  --depfile FILE       with --output: write there for make which files were read\n"
     "What a file does not say:\n"
     "  --ranks N            ranks (num_processes)\n"
     "  --accumulate N       micro-batches a step (1)\n"
     "  --loaded DTYPE       in which a model is loaded: fp32, bf16 or fp16 (fp32)\n"
     "  --mixed-precision X  no, bf16 or fp16, for \"auto\" of fp16.enabled and bf16.enabled (no)\n"
-    "  --hidden-size N      a model's width, for \"auto\" thresholds\n"
+    "  --hidden-size N      a model's width, for \"auto\" of a threshold of stage 3\n"
     "  --block TYPE         the unit that a transformer's layer is (gpt::Block)\n"
     "  --unit NAME=TYPE     the unit for a layer's class of that name; may stand often\n"
     "  --root DIR           where paths in files begin (here)\n"
     "  --help               print this\n";
 
 struct Options {
-  std::string file, policies, mode, name, output;
+  std::string file, policies, mode, name, output, depfile;
   bool has_policies = false, help = false;
   Settings settings;
 };
@@ -114,6 +117,8 @@ Options parse(int argc, char** argv) {
       check_type(name, o.name, false);
     } else if (name == "--output") {
       o.output = value();
+    } else if (name == "--depfile") {
+      o.depfile = value();
     } else if (name == "--policies") {
       o.policies = value();
       o.has_policies = true;
@@ -151,6 +156,8 @@ Options parse(int argc, char** argv) {
   if (o.file.empty() == !o.has_policies)
     throw BadOption(o.file.empty() ? "no file; name an Accelerate YAML or a DeepSpeed JSON"
                                    : "--policies stands for a file; leave one of them out");
+  if (!o.depfile.empty() && (o.output.empty() || o.has_policies))
+    throw BadOption("--depfile says of what --output is made; give FILE and --output");
   return o;
 }
 
@@ -159,13 +166,28 @@ void emit(const std::string& text, const std::string& path) {
     std::fputs(text.c_str(), stdout);
     return;
   }
-  // What is made from it need not be made again.
-  std::ifstream old{path, std::ios::binary};
-  if (old && std::string{std::istreambuf_iterator<char>{old}, {}} == text) return;
   std::ofstream file{path, std::ios::binary | std::ios::trunc};
   file << text;
-  if (!file.flush())
-    throw std::runtime_error("--output " + path + ": writing failed: " + std::strerror(errno));
+  if (!file.flush()) throw std::runtime_error(path + ": writing failed: " + std::strerror(errno));
+}
+
+/// A rule of make: the output is made of the files that were read.
+std::string dependencies(const Options& o, const Judgement& judged) {
+  const auto escaped = [](const std::string& path) {
+    std::string text;
+    for (char c : path) {
+      if (c == ' ' || c == '#' || c == '\\') text += '\\';
+      if (c == '$') text += '$';
+      text += c;
+    }
+    return text;
+  };
+  std::vector<std::string> files{o.file};
+  for (const Row& row : judged.rows)
+    if (row.file != files.back()) files.push_back(row.file);
+  std::string text = escaped(o.output) + ":";
+  for (const std::string& file : files) text += " " + escaped(file);
+  return text + "\n";
 }
 
 /// A strategy in a format's words, with what it cannot say as comments.
@@ -190,6 +212,7 @@ int run(const Options& o) {
   } else {
     judged = judge_file(o.file, o.settings);
   }
+  if (!o.depfile.empty()) emit(dependencies(o, judged), o.depfile);
   const bool is_whole = judged.is_supported();
   const Description& d = judged.strategy;
   const int status = is_whole ? 0 : 3;

@@ -157,9 +157,10 @@ struct Events {
              shown(last) + " is not finite; give a number that is");
     if (what.find("unexpected end of input") != what.npos)
       refuse(build.name(), line, build.path(), "the file ends too soon; close what is open");
-    // It shows a line's end as <U+000A>; what counts is behind it.
-    const std::size_t end = last.rfind("<U+000A>");
-    const std::string token = end == last.npos ? last : last.substr(end + 8);
+    // It begins with what was read before, where that was no token by itself.
+    const std::size_t before = last.find_last_of(" :,{[>\t");
+    const std::string token =
+        last.substr(before == last.npos || before + 1 == last.size() ? 0 : before + 1);
     refuse(build.name(), line, build.path(),
            "not JSON at " + shown(token) +
                "; texts and keys stand in \"quotes\", elements are set apart by commas");

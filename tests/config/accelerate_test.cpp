@@ -304,6 +304,9 @@ TEST_CASE("keys of launching are aside, unknown ones are not carried over") {
         "Accelerate refuses a key of this name; misspelt?");
   CHECK(row(yaml(fsdp("offload: true")), "fsdp_config.fsdp_offload").text ==
         "Accelerate has no key of this name and would ignore it; misspelt?");
+  CHECK(row(yaml("distributed_type: FSDP\nfsdp_config:\n  offload_params: true\n"),
+            "fsdp_config.offload_params")
+            .text == "Accelerate puts fsdp_ before it; write that name");
   CHECK_FALSE(yaml("distributed_type: FSDP\ngradient_accumulation_steps: 4\n").is_supported());
 }
 

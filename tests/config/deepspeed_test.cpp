@@ -208,7 +208,7 @@ TEST_CASE("thresholds of stage 3 are policies, and below it without effect") {
   Settings settings;
   settings.hidden_size = 1000;
   CHECK(outcome(json(zero(open), settings)) ==
-        "FullShard, PersistBelow<10000>, PrefetchBucket<900000>, AdamW, FullPrecision");
+        "FullShard, PersistBelow<10000>, AdamW, FullPrecision");
   CHECK(json_refusal(zero("\"stage3_max_live_parameters\": 1e300")) ==
         "ds.json:1: zero_optimization.stage3_max_live_parameters: 1e300 is too large; give at most "
         "2^53");
@@ -335,6 +335,10 @@ TEST_CASE("optimizers") {
   // What is left out is DeepSpeed's default, not this library's.
   CHECK(of("AdamW").values.beta2 == 0.999);
   CHECK(of("AdamW").values.weight_decay == 0);
+  CHECK(of("AdamW", "\"torch_adam\": true").values.weight_decay == 0.01);
+  CHECK(of("Adam", "\"torch_adam\": true, \"adam_w_mode\": false").values.weight_decay == 0);
+  CHECK(row(of("AdamW", "\"max_grad_norm\": 1"), "optimizer.params.max_grad_norm").text ==
+        "DeepSpeed refuses it here; the key is gradient_clipping");
   CHECK(of("AdamW", "\"lr\": \"auto\", \"betas\": \"auto\"").is_supported());
   CHECK(json_refusal("{\"optimizer\": {\"type\": \"Adam\", \"params\": {\"betas\": [0.9]}}}") ==
         "ds.json:1: optimizer.params.betas: not two numbers in [0, 1); give [0.9, 0.999]");

@@ -79,7 +79,7 @@ TEST_CASE("status 2 and one line for what is malformed") {
 TEST_CASE("settings decide what a file leaves open") {
   const std::string file = folder + "found/zero3_auto.json";
   CHECK(program({file, "--pack", "--mixed-precision", "bf16", "--hidden-size", "100"}).out ==
-        "FullShard, PersistBelow<1000>, MaxLive<1000000000>, PrefetchBucket<9000>, "
+        "FullShard, PersistBelow<1000>, MaxLive<1000000000>, "
         "ReuseWithin<1000000000>, ClipNorm, AdamW, MixedPrecision<bf16, bf16>\n");
   CHECK(program({folder + "found/fsdp2_two_layers.yaml", "--pack", "--block", "my::Text", "--unit",
                  "Qwen3_5VisionBlock=my::Vision"})
@@ -108,19 +108,18 @@ TEST_CASE("policies to files and back") {
   CHECK(table.out.starts_with("| group | FSDP | DeepSpeed | here |\n"));
 }
 
-TEST_CASE("--output writes a file, and leaves one that would not change") {
-  const std::string path = scratch() / "made.hpp";
-  const Words words{folder + "found/zero3_block.yaml", "--header", "Zero3", "--output", path};
-  CHECK(program(words).status == 0);
-  const std::string text = read_file(path);
-  CHECK(holds(text, "struct Zero3 {"));
-  const auto long_ago = std::filesystem::file_time_type{} + std::chrono::hours{1};
-  std::filesystem::last_write_time(path, long_ago);
-  CHECK(program(words).status == 0);
-  CHECK(std::filesystem::last_write_time(path) == long_ago);
-  std::ofstream{path} << "else";
-  CHECK(program(words).status == 0);
-  CHECK(read_file(path) == text);
+TEST_CASE("--output writes a file, --depfile of what it was made") {
+  const std::string path = scratch() / "made.hpp", rule = scratch() / "made.d";
+  const std::string file = folder + "written/by_file.yaml";
+  const Words words{file, "--root", folder, "--header", "Zero3", "--output", path};
+  const Ended ended = program(words + Words{"--depfile", rule});
+  CHECK(ended.status == 0);
+  CHECK(ended.out.empty());
+  CHECK(holds(read_file(path), "struct Zero3 {"));
+  CHECK(read_file(rule) == path + ": " + file + " " + folder + "written/zeropp.json\n");
+  const Ended bad = program({file, "--depfile", rule});
+  CHECK(bad.status == 2);
+  CHECK(holds(bad.err, "give FILE and --output"));
   CHECK(program({folder + "found/zero3_block.yaml", "--output", "/nowhere/x"}).status == 1);
   CHECK(run({STRATEGY_FROM_CONFIG, "--help"}, "/dev/full").status == 1);
 }

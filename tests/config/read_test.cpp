@@ -72,7 +72,7 @@ TEST_CASE("json: what is malformed is one line with file, line and key") {
   CHECK(json("{\n\"a\": 1,\n\"b\": {\"c\": ") ==
         "file:3: b.c: the file ends too soon; close what is open");
   CHECK(begins(json("{\n\"stage\":\nCONFIG_STAGE}"), "file:3: stage: not JSON at 'C'; texts"));
-  CHECK(begins(json("{stage: 1}"), "file:1: not JSON at '{s'"));
+  CHECK(begins(json("{stage: 1}"), "file:1: not JSON at 's'"));
   CHECK(begins(json("{\"a\": 'x'}"), "file:1: a: not JSON"));
   CHECK(begins(json("{\"a\": NaN}"), "file:1: a: not JSON"));
   CHECK(json("{\"a\": 1e999}") == "file:1: a: '1e999' is not finite; give a number that is");
