@@ -93,7 +93,8 @@ TEST_CASE("each file that was found has a source") {
 }
 
 TEST_CASE("each leaf of a file has one verdict, and a text") {
-  for (const auto& [name, outcome] : expected()) {
+  for (const auto& entry : expected()) {
+    const std::string &name = entry.first, &outcome = entry.second;
     if (outcome.starts_with("2") || name == "written/by_file.yaml") continue;
     CAPTURE(name);
     const std::string path = folder + name, bytes = from_config::read_bytes(path);
@@ -112,7 +113,8 @@ TEST_CASE("each leaf of a file has one verdict, and a text") {
 }
 
 TEST_CASE("a file's strategy, written in the file's own format, comes back whole") {
-  for (const auto& [name, outcome] : expected()) {
+  for (const auto& entry : expected()) {
+    const std::string &name = entry.first, &outcome = entry.second;
     if (!outcome.starts_with("0")) continue;
     CAPTURE(name);
     const judged::Judgement judgement = from_config::judge_file(folder + name, settings());

@@ -239,6 +239,14 @@ TEST_CASE("side by side, in the guide's groups") {
               "OnNvme>` | `device: nvme` | `Offload<OnDevice, OnNvme>` |"));
 }
 
+TEST_CASE("side by side: what either cannot say") {
+  const std::string table = from_config::explain(parse_policies("ClipValue, Lion"), {}, {});
+  CHECK(holds(table,
+              "| training | the script's; cannot say `ClipValue`; cannot say `Lion` | "
+              "`gradient_accumulation_steps: 1`, `gradient_clipping: 1`, `type: Lion`; "
+              "cannot say `ClipValue` | `ClipValue`, `Lion` |"));
+}
+
 TEST_CASE("the header") {
   Values values;
   values.learning_rate = 2e-5;
