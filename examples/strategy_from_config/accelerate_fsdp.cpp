@@ -137,6 +137,9 @@ void Accelerate::judge_sharding(std::size_t version) {
     if (keys.is_judged(key)) chosen -= 3;
   }
   d.sharding = shardings[chosen];
+  if (version == 1 && settings.ranks == std::size_t{1} && d.sharding != Sharding::none)
+    warn(std::string{"num_processes: FSDP 1 makes NO_SHARD of "} + names[chosen] +
+         " with one process; one rank trains to the same bits here");
 
   // Offload is of all state, or none.
   const std::string offload = block + "fsdp_offload_params";
@@ -160,6 +163,10 @@ void Accelerate::judge_sharding(std::size_t version) {
     }
   }
   say(offload, standard, "all on the device");
+  if (d.sharding == Sharding::grad_op)
+    to.rule(
+        "SHARD_GRAD_OP is ShardGradOp, which keeps parameters whole between steps, too; FullShard, "
+        "ReuseWithin<unlimited> splits them there");
   static constexpr const char* types[] = {"FullShard", "ShardGradOp", "NoShard", "HybridShard",
                                           "HybridShardGradOp"};
   static constexpr Sharding order[] = {Sharding::full, Sharding::grad_op, Sharding::none,

@@ -166,6 +166,8 @@ void DeepSpeed::judge_precision() {
         "gradients that are not finite end the step with an error");
   }
 
+  for (const char* key : {"data_types.param_dtype", "data_types.buffer_dtype"})
+    if (!keys.is_null(key)) say(key, unsupported, "dtypes are those of the 16-bit block");
   if (keys.has_below("amp") && keys.flag("amp.enabled").value_or(false))
     say("amp.enabled", unsupported, "Apex's amp casts operation by operation; enable bf16 or fp16");
   keys.say_below("amp", keys.flag("amp.enabled").value_or(false) ? unsupported : ignored,

@@ -107,6 +107,14 @@ void DeepSpeed::judge_optimizer() {
                        "; a policy of your own can be one (examples/own_optimizer)");
     return;
   }
+  if (type == "sgd" && stage >= 1 && !keys.flag("zero_allow_untested_optimizer").value_or(false))
+    warn(
+        "optimizer.type: DeepSpeed refuses SGD with ZeRO unless zero_allow_untested_optimizer is "
+        "true; it works here");
+  if (d.optimizer_state.kind == PlaceOf::Kind::partly && !is_adam)
+    warn(
+        "zero_optimization.offload_optimizer.ratio: DeepSpeed refuses it with another optimizer "
+        "than Adam; it works here");
   number("lr", v.learning_rate, "optimizer.learning_rate");
   number("weight_decay", v.weight_decay, "optimizer.weight_decay");
   say("optimizer.legacy_fusion", aside, "another implementation of the same update");

@@ -348,6 +348,18 @@ void DeepSpeed::judge_offload() {
     say(for_optimizer + ".cpuadam_cores_perc", aside, "threads of the host's update");
     say_tuning(for_optimizer);
   }
+  const bool is_offloaded = d.optimizer_state != PlaceOf{} || d.parameters != PlaceOf{};
+  if (d.is_hybrid() && is_offloaded)
+    warn(zero +
+         "mics_shard_size: DeepSpeed's MiCS fails in the first step where state is offloaded; "
+         "it works here");
+  // Parameters kept in 16 bits: DeepSpeed has them with its CPU optimizer, or with moments in bf16.
+  if (d.precision.storage != Dtype::fp32 && d.precision.optimizer == Dtype::fp32 &&
+      (stage == 0 || d.optimizer_state == PlaceOf{}))
+    warn(std::string{dtype_names[static_cast<int>(d.precision.storage)]} +
+         "_master_weights_and_grads: DeepSpeed refuses it unless ZeRO's optimizer is on the host; "
+         "it "
+         "works here");
   if (tile_elements && stage == 3 && d.optimizer_state.kind == PlaceOf::Kind::nvme) {
     const std::size_t chunk = std::max(*tile_elements / chunk_step * chunk_step, chunk_step);
     d.optimizer_state = {PlaceOf::Kind::nvme_by, chunk, 0};

@@ -322,6 +322,8 @@ Written write_deepspeed(const Description& d, const Values& values, const Settin
   json.put("gradient_accumulation_steps", micro_batches_of(d, values));
   // 0 is said: what it is when left out depends on DeepSpeed's version.
   json.put("gradient_clipping", d.clipping == Clipping::none ? 0 : values.clip.value_or(1));
+  const bool is_sgd = d.optimizer == Optimizer::sgd || d.optimizer == Optimizer::sgd_momentum;
+  if (is_sgd && stage_of(d) != 0) json.put("zero_allow_untested_optimizer", true);
   put_precision(json, d, values);
   put_zero(json, d, values);
   put_optimizer(json, d, values);

@@ -373,6 +373,30 @@ TEST_CASE("schedules") {
         "NoShard, AdamW, FullPrecision; not scheduler.type; not scheduler.params.cycle_min_lr");
 }
 
+TEST_CASE("what DeepSpeed refuses because of how it was built is taken, with a warning") {
+  const auto with = [](const char* members, const char* zero_members, int stage) {
+    return json("{" + std::string{members} + (*members == '\0' ? "" : ", ") +
+                zero(zero_members, stage).substr(1));
+  };
+  const char* const sgd = "\"optimizer\": {\"type\": \"SGD\"}";
+  CHECK(outcome(with(sgd, "", 1)) == "ShardOptimizer, Sgd, FullPrecision");
+  CHECK(warns(with(sgd, "", 1), "unless zero_allow_untested_optimizer"));
+  CHECK(with(sgd, "", 0).warnings.empty());
+  const std::string allowed = std::string{sgd} + ", \"zero_allow_untested_optimizer\": true";
+  CHECK(with(allowed.c_str(), "", 1).warnings.empty());
+  const char* const ratio = "\"offload_optimizer\": {\"device\": \"cpu\", \"ratio\": 0.5}";
+  CHECK(warns(with("\"optimizer\": {\"type\": \"Lion\"}", ratio, 3), "another optimizer"));
+  CHECK(with("\"optimizer\": {\"type\": \"Adam\"}", ratio, 3).warnings.empty());
+  const char* const offloaded = "\"offload_optimizer\": {\"device\": \"cpu\"}";
+  const char* const mics = "\"mics_shard_size\": 2, \"offload_param\": {\"device\": \"cpu\"}";
+  CHECK(outcome(with("", mics, 3)) ==
+        "HybridShard<2>, Offload<OnHost, OnDevice>, AdamW, FullPrecision");
+  CHECK(warns(with("", mics, 3), "MiCS fails"));
+  const char* const kept = "\"bf16\": {\"enabled\": true, \"bf16_master_weights_and_grads\": true}";
+  CHECK(warns(with(kept, "", 2), "bf16_master_weights_and_grads: DeepSpeed refuses it"));
+  CHECK(with(kept, offloaded, 2).warnings.empty());
+}
+
 TEST_CASE("keys that DeepSpeed does not know, and blocks that are not here") {
   CHECK(row(json("{\"zero_optimisation\": {\"stage\": 3}}"), "zero_optimisation.stage").text ==
         "DeepSpeed has no key of this name and would ignore it; misspelt?");
