@@ -19,6 +19,10 @@ Ended train_as(const Job& job, const Text& text) {
   namespace sx = shardexpr;
   using Trainer = typename Strategy::template Trainer<sx::Gpt>;
   const std::size_t ranks = job.ranks.value_or(Strategy::ranks != 0 ? Strategy::ranks : 2);
+  if (ranks > 1024)
+    throw BadInput(std::to_string(ranks) +
+                   " ranks are more threads than a machine serves; give "
+                   "--ranks, at most 1024");
   const std::size_t batch =
       job.batch.value_or(Strategy::micro_batch_size != 0 ? Strategy::micro_batch_size : 2);
   const sx::GptConfig config{.vocabulary = Text::least_vocabulary,

@@ -310,6 +310,11 @@ TEST_CASE("keys of launching are aside, unknown ones are not carried over") {
   CHECK_FALSE(yaml("distributed_type: FSDP\ngradient_accumulation_steps: 4\n").is_supported());
 }
 
+TEST_CASE("Accelerate's file may be JSON, too") {
+  CHECK(outcome(json("{\"distributed_type\": \"FSDP\", \"fsdp_config\": {\"fsdp_version\": 2}}")) ==
+        "FullShard, WrapWhole, AdamW, FullPrecision");
+}
+
 TEST_CASE("loading and saving") {
   const Judgement saved =
       yaml(fsdp("state_dict_type: FULL_STATE_DICT\n"

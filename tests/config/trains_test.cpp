@@ -87,6 +87,7 @@ TEST_CASE("what cannot be trained is refused in a line") {
   CHECK(refused({"--data", data, "--heads", "3"}).find("does not divide") != std::string::npos);
   CHECK(refused({"--data", data, "--steps", "0"}).find("--steps takes") != std::string::npos);
   CHECK(refused({"--data", data, "--lr", "nan"}).find("--lr takes") != std::string::npos);
+  CHECK(refused({"--data", data, "--ranks", "1025"}).find("at most 1024") != std::string::npos);
   // Backward gathers from two neighbours.
   CHECK(refused(Words{"--data", data, "--strategy", "by_file", "--ranks", "3"} + tiny)
             .find("ReshardTo") != std::string::npos);
