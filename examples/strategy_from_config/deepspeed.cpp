@@ -273,14 +273,14 @@ void DeepSpeed::judge_batches() {
     }
     // Sizes are below 2^53: a product may not be.
     const double each = static_cast<double>(*micro) * static_cast<double>(*steps);
-    const double ranks = static_cast<double>(*total) / each;
-    if (ranks != std::floor(ranks) || ranks < 1)
+    const double world = static_cast<double>(*total) / each;
+    if (world != std::floor(world) || world < 1)
       refused(std::to_string(*total) + " is no multiple of " + words(*micro, *steps));
-    else if (settings.ranks && static_cast<double>(*settings.ranks) != ranks)
+    else if (settings.ranks && static_cast<double>(*settings.ranks) != world)
       refused(std::to_string(*total) + " is not " + words(*micro, *steps) + " x " +
               std::to_string(*settings.ranks) + " ranks");
     else
-      v.ranks = static_cast<std::size_t>(ranks);
+      v.ranks = static_cast<std::size_t>(world);
   } else if (total && settings.ranks) {
     const std::size_t parts = steps.value_or(1);
     const double each = static_cast<double>(*total) / static_cast<double>(parts) /
@@ -293,6 +293,7 @@ void DeepSpeed::judge_batches() {
   v.micro_batches = steps.value_or(1);
   if (micro) v.micro_batch_size = micro;
   if (settings.ranks) v.ranks = settings.ranks;
+  ranks = v.ranks;
   say(total_key, value, "ranks x micro-batches x sequences of one");
   say(micro_key, value, "sequences of a micro-batch");
   // Stages 0 and 1 reduce at the boundary, 2 and 3 in each micro-batch.
@@ -397,15 +398,16 @@ void DeepSpeed::judge_rest() {
 
 void judge_deepspeed(const Document& document, const Settings& settings, Judgement& to) {
   Keys keys{document};
-  detail::DeepSpeed judge{keys, settings, to, 0};
+  detail::DeepSpeed judge{keys, settings, to, settings.ranks, 0};
+  judge.judge_stage();
   judge.judge_precision();
   judge.judge_communication();
+  judge.judge_batches();  // before what depends on the number of ranks
   judge.judge_zero();
   judge.judge_offload();
   judge.judge_optimizer();
   judge.judge_scheduler();
   judge.judge_clipping();
-  judge.judge_batches();
   judge.judge_rest();
   keys.finish(to, [&](const std::string& key) -> std::string {
     if (keys.is_auto(key)) return "\"auto\" has no rule here; give a value";

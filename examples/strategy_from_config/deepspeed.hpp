@@ -2,6 +2,7 @@
 #pragma once
 // Parts of the judge of DeepSpeed's JSON.
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include "judge.hpp"
@@ -12,8 +13,10 @@ struct DeepSpeed {
   Keys& keys;
   const Settings& settings;
   Judgement& to;
+  std::optional<std::size_t> ranks;  ///< as settings say, or batch sizes
   std::size_t stage = 0;
 
+  void judge_stage();
   void judge_precision();
   void judge_communication();
   void judge_zero();

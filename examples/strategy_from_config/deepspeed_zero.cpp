@@ -52,7 +52,7 @@ std::optional<std::size_t> DeepSpeed::threshold(const std::string& name, const s
   return given;
 }
 
-void DeepSpeed::judge_zero() {
+void DeepSpeed::judge_stage() {
   Description& d = to.strategy;
   if (const Node* const block = keys.node("zero_optimization");
       block != nullptr && block->kind == Node::Kind::boolean)
@@ -72,7 +72,10 @@ void DeepSpeed::judge_zero() {
   static constexpr const char* names[] = {"NoShard", "ShardOptimizer", "ShardGradOp", "FullShard"};
   d.sharding = by_stage[stage];
   say(stage_key, taken, names[stage]);
+}
 
+void DeepSpeed::judge_zero() {
+  Description& d = to.strategy;
   // MiCS: shards in groups.
   const std::string mics = zero + "mics_shard_size";
   const double group = keys.any_number(mics).value_or(-1);
@@ -81,10 +84,9 @@ void DeepSpeed::judge_zero() {
   if (group > 0 && stage != 3) {
     say(mics, ignored, "of stage 3");
     warn(mics + ": without effect below stage 3");
-  } else if (group > 1 && settings.ranks && static_cast<double>(*settings.ranks) == group) {
+  } else if (group > 1 && ranks && static_cast<double>(*ranks) == group) {
     say(mics, standard, "all ranks: FullShard");
-  } else if (group > 1 && settings.ranks &&
-             *settings.ranks % static_cast<std::size_t>(group) != 0) {
+  } else if (group > 1 && ranks && *ranks % static_cast<std::size_t>(group) != 0) {
     say(mics, unsupported, "does not divide the ranks, which DeepSpeed refuses");
   } else if (group > 1) {
     d.sharding = Sharding::hybrid;
@@ -105,9 +107,9 @@ void DeepSpeed::judge_zero() {
   if (near > 1 && stage != 3) {
     say(hpz, ignored, "of stage 3");
     warn(hpz + ": without effect below stage 3");
-  } else if (near > 1 && settings.ranks && *settings.ranks % near != 0) {
+  } else if (near > 1 && ranks && *ranks % near != 0) {
     say(hpz, unsupported, "does not divide the ranks, which DeepSpeed refuses");
-  } else if (near > 1 && settings.ranks && *settings.ranks == near) {
+  } else if (near > 1 && ranks && *ranks == near) {
     say(hpz, standard, "all ranks: backward gathers what forward did");
   } else if (near > 1 && d.is_hybrid() && (near >= d.group || d.group % near != 0)) {
     say(hpz, unsupported, "does not divide mics_shard_size (SX109)");

@@ -37,8 +37,10 @@ std::string class_of(const std::string& unit, Settings& settings) {
   return name;
 }
 
-std::string mixed_word(const PrecisionOf& p) {
-  return p.compute == Dtype::fp32 ? "no" : dtype_names[static_cast<int>(p.compute)];
+/// FSDP without mixed precision computes as a model was loaded, in 16 bits, too.
+std::string mixed_word(const PrecisionOf& p, bool is_fsdp) {
+  const bool is_none = p.compute == Dtype::fp32 || (is_fsdp && p.compute == p.storage);
+  return is_none ? "no" : dtype_names[static_cast<int>(p.compute)];
 }
 
 Written read_again(const Description& d, std::string text, bool is_json, const Settings& settings) {
@@ -53,7 +55,8 @@ std::size_t ranks_for(const Description& d, const Settings& settings) {
 
 std::string head(const char* type, const Description& d, std::size_t ranks, std::size_t machines) {
   std::string text = std::string{"compute_environment: LOCAL_MACHINE\ndistributed_type: "} + type +
-                     "\nmixed_precision: '" + mixed_word(d.precision) + "'\n";
+                     "\nmixed_precision: '" + mixed_word(d.precision, type == std::string{"FSDP"}) +
+                     "'\n";
   text += "num_machines: " + std::to_string(machines) + "\n";
   if (ranks != 0) text += "num_processes: " + std::to_string(ranks) + "\n";
   return text;

@@ -240,6 +240,14 @@ TEST_CASE("hpZ, MiCS and quantized collectives") {
         "HybridShard<8>, ReshardTo<2>, AdamW, FullPrecision");
   CHECK(of("\"mics_shard_size\": 4, \"zero_hpz_partition_size\": 4") ==
         "HybridShard<4>, AdamW, FullPrecision; not zero_optimization.zero_hpz_partition_size");
+  // Batch sizes may say how many ranks there are.
+  const auto sized = [](const char* total) {
+    return outcome(json("{\"train_batch_size\": " + std::string{total} +
+                        ", \"train_micro_batch_size_per_gpu\": 2, \"zero_optimization\": "
+                        "{\"stage\": 3, \"mics_shard_size\": 4}}"));
+  };
+  CHECK(sized("8") == "FullShard, AdamW, FullPrecision");
+  CHECK(sized("16") == "HybridShard<4>, AdamW, FullPrecision");
   CHECK(of("\"zero_quantized_weights\": true, \"zero_quantized_gradients\": true") ==
         "FullShard, AdamW, FullPrecision, QuantizedWeights, QuantizedGradients");
   CHECK(of("\"zero_quantized_weights\": true", 0, 2) == "ShardGradOp, AdamW, FullPrecision");

@@ -47,9 +47,11 @@ void check(const Document& document, const Judgement& judged, bool is_json) {
   demand(!write_header("Name", document.name, d, judged.values).empty(), "no header");
   // What a format said, it can say.
   if (!judged.is_supported()) return;
-  if (is_json)
-    demand(write_deepspeed(d, judged.values).unsaid.empty(), "JSON cannot say what it said");
-  (void)write_accelerate(d, judged.values);
+  const bool is_accelerate = !is_json || document.root.find("distributed_type") != nullptr ||
+                             document.root.find("compute_environment") != nullptr;
+  demand((is_accelerate ? write_accelerate(d, judged.values) : write_deepspeed(d, judged.values))
+             .unsaid.empty(),
+         "a format cannot say what it said");
 }
 
 void try_to(std::string_view bytes, bool is_json) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // sweep_generate FILE: judges many made-up files whose keys contradict, repeat and undo each other,
-// and writes a line LEGAL(policies) for each strategy that comes out as carried over.
+// and writes a line LEGAL(policies) for each strategy that comes out as carried over. Fails if one,
+// written in its file's own format, does not come back.
 #include <cstddef>
 #include <cstdio>
 #include <fstream>
@@ -9,7 +10,7 @@
 #include <set>
 #include <string>
 
-#include "../../examples/strategy_from_config/judge.hpp"
+#include "../../examples/strategy_from_config/write.hpp"
 
 using namespace from_config;
 
@@ -131,6 +132,14 @@ int main(int, char** argv) {
       if (!judged.is_supported()) continue;
       ++supported;
       packs.insert(pack_of(judged.strategy));
+      // What a format said, it can say.
+      const Written written = is_json ? write_deepspeed(judged.strategy, judged.values, settings)
+                                      : write_accelerate(judged.strategy, judged.values, settings);
+      for (const Difference& each : written.unsaid) {
+        std::fprintf(stderr, "%s\nbecame %s, was %s, in\n%s", text.c_str(), each.got.c_str(),
+                     each.wanted.c_str(), written.text.c_str());
+        return 1;
+      }
     } catch (const BadFile&) {
       // Ranks and machines that do not fit.
     }

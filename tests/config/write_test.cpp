@@ -225,6 +225,15 @@ TEST_CASE("fsdp's versions: the one that says more") {
   CHECK(unsaid(write_fsdp(parse_policies("HybridShard<4>"), {}, settings)) == "");
 }
 
+TEST_CASE(
+    "a strategy in the dtype that was loaded: no mixed precision, and the option says which") {
+  Settings settings;
+  settings.loaded = from_config::Dtype::bf16;
+  const Description d = parse_policies("WrapWhole, Precision<bf16, bf16, bf16, bf16>");
+  CHECK(unsaid(write_accelerate(d, {}, settings)) == "");
+  CHECK(unsaid(write_accelerate(d)) == "precision");
+}
+
 TEST_CASE("side by side, in the guide's groups") {
   const std::string table = from_config::explain(
       parse_policies("Offload<OnDevice, OnNvme>, ClipNorm, MixedPrecision<bf16, bf16>"), {}, {});
