@@ -26,6 +26,10 @@ if(SHARDEXPR_HAS_MPI)
   list(GET MPI_CXX_LIBRARIES 0 mpi_word)
   string(APPEND mpi_word ", MPI ${MPI_CXX_VERSION}")
 endif()
+set(config_word "off (SHARDEXPR_CONFIG=${SHARDEXPR_CONFIG})")
+if(SHARDEXPR_HAS_CONFIG)
+  set(config_word "yaml-cpp ${yaml-cpp_VERSION}, nlohmann-json ${nlohmann_json_VERSION}")
+endif()
 set(nvcc_word "not found: its tests are skipped")
 if(SHARDEXPR_NVCC)
   set(nvcc_word "${SHARDEXPR_NVCC}")
@@ -50,6 +54,7 @@ message(STATUS "shardexpr ${PROJECT_VERSION}
      oneDNN      ${onednn_word}
      liburing    ${liburing_word}
      MPI         ${mpi_word}
+     config      ${config_word}
      nvcc        ${nvcc_word}
      CUDA        ${CUDA_word}
      GPUs        ${gpu_word}

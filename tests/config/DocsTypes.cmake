@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DPAGE=configuration.md -DOUTPUT=file -P DocsTypes.cmake
+# Writes a line LEGAL(policies) for each ```cpp block of the page: `sx::Sharded<sx::Gpt, policies>`.
+cmake_minimum_required(VERSION 3.25)
+file(READ ${PAGE} text)
+string(REPLACE ";" "," text "${text}")
+string(REGEX MATCHALL "```cpp\n[^`]*```" blocks "${text}")
+set(lines "")
+foreach(block IN LISTS blocks)
+  if(NOT block MATCHES "^```cpp\nsx::Sharded<sx::Gpt, ([^`]*)>\n```$")
+    message(FATAL_ERROR "${PAGE}: not `sx::Sharded<sx::Gpt, ...>`:\n${block}")
+  endif()
+  string(REGEX REPLACE "[ \n]+" " " policies "${CMAKE_MATCH_1}")
+  list(APPEND lines "LEGAL(${policies})")
+endforeach()
+list(LENGTH lines count)
+if(count LESS 10)
+  message(FATAL_ERROR "${PAGE}: ${count} blocks of C++; there were more")
+endif()
+list(JOIN lines "\n" out)
+file(WRITE ${OUTPUT} "${out}\n")
