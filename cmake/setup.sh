@@ -30,6 +30,8 @@ setup_header() {
     doctest-dev) echo doctest/doctest.h ;;
     libbenchmark-dev) echo benchmark/benchmark.h ;;
     libopenmpi-dev | libmpich-dev) echo mpi.h ;;
+    libyaml-cpp-dev) echo yaml-cpp/yaml.h ;;
+    nlohmann-json3-dev) echo nlohmann/json.hpp ;;
   esac
 }
 

@@ -49,6 +49,13 @@ TEST_CASE("what torchrun says") {
   CHECK(launched.port == 29500);
   CHECK(launched.job == "job");
   CHECK(launched.file == "");
+  // torchrun's agent listens at that port itself, where it says so.
+  variables["TORCHELASTIC_USE_AGENT_STORE"] = "True";
+  CHECK(launched_by_environment(some_environment).port == 29501);
+  variables["MASTER_PORT"] = "65535";
+  CHECK(launched_by_environment(some_environment).port == 65534);
+  variables["TORCHELASTIC_USE_AGENT_STORE"] = "False";
+  CHECK(launched_by_environment(some_environment).port == 65535);
 }
 
 TEST_CASE("what Slurm says") {

@@ -73,9 +73,10 @@ inline std::string first_host(const std::string& list) {
 
 }  // namespace detail
 
-/// What torchrun or srun told this process. Ranks meet by TCP at $MASTER_ADDR and $MASTER_PORT;
-/// under Slurm, where they are not set, at the step's first host and a port made of the job's
-/// number. Where $SHARDEXPR_MEET_FILE is set they meet by that file.
+/// What torchrun or srun told this process. Ranks meet by TCP at $MASTER_ADDR and $MASTER_PORT, or
+/// the port above it where torchrun's agent listens there itself; under Slurm, where they are not
+/// set, at the step's first host and a port made of the job's number. Where $SHARDEXPR_MEET_FILE is
+/// set they meet by that file.
 ///
 /// Errors:  ConfigError that names the variable which is missing, or not a number in its range.
 inline Launched launched_by_environment(
@@ -112,11 +113,16 @@ inline Launched launched_by_environment(
           "rank 0");
     launched.address = detail::first_host(nodes);
   }
-  if (by_torchrun || variables.has("MASTER_PORT"))
-    launched.port = static_cast<std::uint16_t>(variables.number("MASTER_PORT", 1, 65535));
-  else  // above what services use, and alike in every rank
+  const bool is_taken = variables.text("TORCHELASTIC_USE_AGENT_STORE") == "True";
+  if (by_torchrun || variables.has("MASTER_PORT")) {
+    const std::size_t port = variables.number("MASTER_PORT", 1, 65535);
+    launched.port = static_cast<std::uint16_t>(!is_taken      ? port
+                                               : port < 65535 ? port + 1
+                                                              : port - 1);
+  } else {  // above what services use, and alike in every rank
     launched.port = static_cast<std::uint16_t>(
         20000 + variables.number("SLURM_JOB_ID", 0, std::size_t{1} << 32) % 20000);
+  }
   return launched;
 }
 

@@ -166,17 +166,21 @@ class MpiChannel : public Watched {
   /// Counts and places of the ranks' parts: sent, received.
   int* counts(std::size_t which) { return vectors_.data() + which * size_; }
 
-  /// Under a turn.
-  /// Errors:  CommError with rank and `what`, unless MPI was successful.
-  void check(int result, const std::string& what) const {
-    if (result == MPI_SUCCESS) return;
+  /// What MPI says of an error, on one line.
+  static std::string text_of(int result) {
     std::array<char, MPI_MAX_ERROR_STRING> text{};
     int length = 0;
     MPI_Error_string(result, text.data(), &length);
     std::string line{text.data(), static_cast<std::size_t>(length)};
     std::replace(line.begin(), line.end(), '\n', ' ');
-    throw CommError((users_ranks_.empty() ? "" : rank_name(rank_) + ": ") + what +
-                    ": MPI: " + line);
+    return "MPI: " + line;
+  }
+  /// Under a turn.
+  /// Errors:  CommError with rank and `what`, unless MPI was successful.
+  void check(int result, const std::string& what) const {
+    if (result != MPI_SUCCESS)
+      throw CommError((users_ranks_.empty() ? "" : rank_name(rank_) + ": ") + what + ": " +
+                      text_of(result));
   }
 
   /// A call of this rank begins.

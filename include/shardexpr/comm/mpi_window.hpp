@@ -45,7 +45,7 @@ class MpiWindow {
         MPI_Win_allocate_shared(static_cast<MPI_Aint>(is_owner ? size_bytes + alignment_bytes : 0),
                                 1, info, node, &base, &window_);
     MPI_Info_free(&info);
-    channel.check(result, what);
+    if (result != MPI_SUCCESS) throw_no_memory(what, ": " + MpiChannel::text_of(result));
     channel.check(MPI_Win_set_errhandler(window_, MPI_ERRORS_RETURN), what);
     channel.check(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), what);
     for (int peer = 0; peer < size; ++peer) {
@@ -66,10 +66,7 @@ class MpiWindow {
     const std::size_t begin = form == Form::one ? std::min(size_bytes, own_ * share) : 0;
     int is_there = populate(parts_[own_] + begin, std::min(share, size_bytes - begin));
     channel.check(MPI_Allreduce(MPI_IN_PLACE, &is_there, 1, MPI_INT, MPI_MIN, node), what);
-    if (!is_there)
-      throw CommError(what + ": the machine cannot share " + std::to_string(size_bytes) +
-                      " bytes more between processes: enlarge /dev/shm, in a container by its "
-                      "option for that, or say MpiOptions::node_ranks = 1, which shares none");
+    if (!is_there) throw_no_memory(what, "");
   }
   MpiWindow(const MpiWindow&) = delete;
   MpiWindow& operator=(const MpiWindow&) = delete;
@@ -96,6 +93,12 @@ class MpiWindow {
   }
 
  private:
+  [[noreturn]] void throw_no_memory(const std::string& what, const std::string& of_mpi) const {
+    throw CommError(what + ": the machine cannot share " + std::to_string(size_bytes_) +
+                    " bytes more between processes" + of_mpi +
+                    "; enlarge /dev/shm, in a container by its option for that, or say "
+                    "MpiOptions::node_ranks = 1, which shares none");
+  }
   /// Pages lie alike in every process, so each finds the same place.
   static std::byte* aligned(void* at) {
     const auto address = reinterpret_cast<std::uintptr_t>(at);
