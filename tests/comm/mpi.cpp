@@ -11,6 +11,7 @@
 #include <fstream>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../support/error_of.hpp"
@@ -324,6 +325,23 @@ TEST_CASE("two communicators on two streams may meet in any order") {
   CHECK(b == std::vector<std::int64_t>(50, 1));
 }
 
+TEST_CASE("only what is under way counts against the time that a collective may take") {
+  Watchdog watchdog{"idle", std::chrono::seconds{300}};
+  using std::chrono::milliseconds;
+  for (const std::size_t node_ranks : {0, 1}) {
+    Mpi comm{MPI_COMM_WORLD, {.node_ranks = node_ranks, .collective = milliseconds{400}}};
+    Cpu device;
+    Cpu::Stream stream;
+    for (int i = 0; i < 2; ++i) {
+      comm.barrier(Context<Cpu>{device, stream});
+      std::this_thread::sleep_for(milliseconds{900});
+    }
+    Mpi part = comm.split(0, 0);
+    std::this_thread::sleep_for(milliseconds{900});
+    part.barrier(Context<Cpu>{device, stream});
+  }
+}
+
 TEST_CASE("where MPI allows the main thread alone, other threads are refused") {
   if (streams_may_have_threads()) return;
   Watchdog watchdog{"main thread", std::chrono::seconds{300}};
@@ -350,6 +368,8 @@ TEST_CASE("what cannot be a communicator is refused, in every rank") {
             ", the number of ranks, to 2147483647");
   CHECK(refused(MPI_COMM_WORLD, {.bytes_at_once = std::size_t{1} << 31})
             .starts_with("MpiOptions::bytes_at_once is 2147483648: "));
+  CHECK(refused(MPI_COMM_WORLD, {.collective = std::chrono::milliseconds{0}}) ==
+        "MpiOptions::collective is 0 ms: give a time above 0");
   if (size == 1) return;
   CHECK(refused(MPI_COMM_WORLD, {.compare_calls = rank != 1}) ==
         "MpiOptions differ between rank 0 and rank 1: give every rank the same");
