@@ -401,28 +401,40 @@ TEST_CASE("a reduction lives in the room that was reserved for it") {
   CHECK(device.account().live_bytes() == 0);
 }
 
-// Of 2.2 GiB a rank: by hand, mpirun -n 2 ... -ns -tc="more than *".
+// Some 5 GiB a machine: by hand, mpirun -n 2 ... -ns -tc="more than *".
 TEST_CASE("more than 2^31 bytes" * doctest::skip()) {
-  Mpi comm{MPI_COMM_WORLD};
-  Cpu device;
-  Cpu::Stream stream;
-  const Context<Cpu> ctx{device, stream};
-  const std::size_t marks = 2200, apart = 1_MiB / sizeof(std::uint64_t), rank = comm.rank();
-  const std::size_t shard = marks * apart / comm.size();
-  auto memory = comm.gather_buffer<std::uint64_t>(device, shard * comm.size());
-  const auto full = memory.span(), mine = full.subspan(rank * shard, shard);
-  for (std::size_t i = 0; i < shard; i += apart) mine[i] = rank * shard + i + 1;
-  const auto is_whole = [&](std::uint64_t plus) {
-    std::size_t right = 0;
-    for (std::size_t i = 0; i < full.size(); i += apart) right += full[i] == i + plus;
-    return right == marks;
-  };
-  comm.gather(ctx, std::span<const std::uint64_t>{mine}, full);
-  CHECK(is_whole(1));
-  if (rank == 0)
-    for (std::size_t i = 0; i < full.size(); i += apart) full[i] = i + 2;
-  comm.broadcast(ctx, full, 0);
-  CHECK(is_whole(2));
+  for (const std::size_t node_ranks : {0, 1}) {
+    Mpi comm{MPI_COMM_WORLD, {.node_ranks = node_ranks}};
+    Cpu device;
+    Cpu::Stream stream;
+    const Context<Cpu> ctx{device, stream};
+    const std::size_t marks = 2200, apart = 1_MiB / sizeof(std::int64_t), rank = comm.rank();
+    const std::size_t shard = marks * apart / comm.size();
+    auto memory = comm.gather_buffer<std::int64_t>(device, shard * comm.size());
+    const auto full = memory.span(), mine = full.subspan(rank * shard, shard);
+    const auto mark = [&](std::span<std::int64_t> values, std::size_t from, std::int64_t plus) {
+      for (std::size_t i = 0; i < values.size(); i += apart)
+        values[i] = static_cast<std::int64_t>(from + i) + plus;
+    };
+    const auto is_marked = [&](std::span<const std::int64_t> values, std::size_t from,
+                               std::int64_t times, std::int64_t plus) {
+      std::size_t right = 0;
+      for (std::size_t i = 0; i < values.size(); i += apart)
+        right += values[i] == times * static_cast<std::int64_t>(from + i) + plus;
+      return right == values.size() / apart;
+    };
+    mark(mine, rank * shard, 1);
+    comm.gather(ctx, std::span<const std::int64_t>{mine}, full);
+    CHECK(is_marked(full, 0, 1, 1));
+    comm.barrier(ctx);
+    if (rank == 0) mark(full, 0, 2);
+    comm.broadcast(ctx, full, 0);
+    CHECK(is_marked(full, 0, 1, 2));
+    std::vector<std::int64_t> sum(shard);
+    comm.reduce_scatter(ctx, std::span<const std::int64_t>{full}, std::span{sum}, Reduction::sum);
+    const auto world = static_cast<std::int64_t>(comm.size());
+    CHECK(is_marked(sum, rank * shard, world, 2 * world));
+  }
 }
 
 }  // namespace shardexpr::testing
