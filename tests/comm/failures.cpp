@@ -75,6 +75,8 @@ struct Rank {
       case Collective::gather_buffer:
         if (d) return void(comm.gather_buffer<double>(device, world * 4));
         return void(comm.gather_buffer<float>(device, world * n + (fault == Fault::argument)));
+      case Collective::reduction_buffer:
+        return;  // threads have none: they read any memory in place
       case Collective::reduce_scatter:
         if (d) return comm.reduce_scatter(ctx, doubles, std::span{double_shard}, reduction);
         return comm.reduce_scatter(ctx, wide, piece, reduction);

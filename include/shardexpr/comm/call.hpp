@@ -4,6 +4,7 @@
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/error.hpp>
 #include <shardexpr/core/type_name.hpp>
+#include <shardexpr/device/label.hpp>
 
 #include <array>
 #include <cstddef>
@@ -60,7 +61,8 @@ struct Call {
   std::size_t count = 0;        // of a shard, a piece, or of values
   Reduction reduction = Reduction::sum;
   std::size_t root = 0;
-  const void* shared = nullptr;  // memory that every rank must name alike
+  std::size_t unit = Label::no_unit;  // whom it serves, where somebody said so
+  const void* shared = nullptr;       // memory that every rank must name alike
 
   friend bool operator==(const Call&, const Call&) = default;
 
@@ -71,6 +73,7 @@ struct Call {
     if (collective == Collective::reduce_scatter || collective == Collective::all_reduce)
       text += reduction == Reduction::sum ? " (sum)" : " (mean)";
     if (collective == Collective::broadcast) text += " from root " + std::to_string(root);
+    if (unit != Label::no_unit) text += " for unit " + std::to_string(unit);
     if (shared != nullptr)
       text += " into buffer " + std::to_string(reinterpret_cast<std::uintptr_t>(shared));
     return text;

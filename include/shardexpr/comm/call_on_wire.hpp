@@ -18,6 +18,7 @@ class CallOnWire {
       : sequence_{call.sequence},
         count_{call.count},
         root_{call.root},
+        unit_{call.unit},
         dtype_hash_{hash(call.dtype)},
         collective_{static_cast<std::uint32_t>(call.collective)},
         reduction_{static_cast<std::uint32_t>(call.reduction)} {
@@ -32,7 +33,8 @@ class CallOnWire {
             .dtype = {dtype_.data(), static_cast<std::size_t>(end - dtype_.begin())},
             .count = count_,
             .reduction = static_cast<Reduction>(reduction_),
-            .root = root_};
+            .root = root_,
+            .unit = unit_};
   }
   friend bool operator==(const CallOnWire&, const CallOnWire&) = default;
 
@@ -45,7 +47,7 @@ class CallOnWire {
     return hash;
   }
 
-  std::uint64_t sequence_ = 0, count_ = 0, root_ = 0;
+  std::uint64_t sequence_ = 0, count_ = 0, root_ = 0, unit_ = 0;
   std::uint64_t dtype_hash_ = 0;  // of the whole name
   std::uint32_t collective_ = 0, reduction_ = 0;
   std::array<char, 24> dtype_{};

@@ -4,6 +4,7 @@
 #include <shardexpr/comm/concepts.hpp>
 #include <shardexpr/comm/mpi_channel.hpp>
 #include <shardexpr/comm/mpi_node.hpp>
+#include <shardexpr/comm/mpi_wire.hpp>
 #include <shardexpr/comm/node_collectives.hpp>
 #include <shardexpr/comm/rank_sum.hpp>
 #include <shardexpr/comm/reduction_room.hpp>
@@ -91,20 +92,20 @@ class Mpi {
     requires detail::runs_on_host<D>
   void all_gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
                   std::span<T> full) {
-    const auto call = this->call<T>(detail::Collective::all_gather, shard.size());
+    const auto call = this->call<T>(ctx, detail::Collective::all_gather, shard.size());
     check_gather<T>(call, shard, full);
     enqueue(ctx, reads(shard), writes(full), call, {}, [=](Channel& channel, Node& node) {
       if (node.is_whole()) return detail::node::all_gather<T>(node, shard, full);
       const bool is_in_place = shard.data() == full.data() + channel.rank() * shard.size();
       const auto from = std::as_bytes(shard);
       const auto to = std::as_writable_bytes(full);
-      each_piece(channel, call, from.size(),
-                 [&](std::size_t at, int n, const detail::MpiBlock& block, MPI_Comm comm,
-                     MPI_Request* request) {
-                   return MPI_Iallgather(is_in_place ? MPI_IN_PLACE : from.data() + at, n, MPI_BYTE,
-                                         to.data() + at, block.count(), block.type(), comm,
-                                         request);
-                 });
+      detail::wire::each_piece(channel, call, from.size(),
+                               [&](std::size_t at, int n, const detail::MpiBlock& block,
+                                   MPI_Comm comm, MPI_Request* request) {
+                                 return MPI_Iallgather(
+                                     is_in_place ? MPI_IN_PLACE : from.data() + at, n, MPI_BYTE,
+                                     to.data() + at, block.count(), block.type(), comm, request);
+                               });
     });
   }
 
@@ -149,15 +150,15 @@ class Mpi {
     requires detail::runs_on_host<D>
   void gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
               std::span<T> full) {
-    const auto call = this->call<T>(detail::Collective::gather, shard.size());
+    const auto call = this->call<T>(ctx, detail::Collective::gather, shard.size());
     check_gather<T>(call, shard, full);
     enqueue(ctx, reads(shard), writes(full), call, std::as_bytes(full),
             [=](Channel& channel, Node& node) {
               check_is_one(channel, node, call);
               detail::node::copy_to_peers(shard, full.data() + channel.rank() * shard.size());
               if (!node.is_whole())
-                gather_from_nodes(channel, node, call, std::as_bytes(shard),
-                                  std::as_writable_bytes(full));
+                detail::wire::gather_from_nodes(channel, node, call, std::as_bytes(shard),
+                                                std::as_writable_bytes(full));
               node.sync();
             });
   }
@@ -173,7 +174,7 @@ class Mpi {
     requires detail::runs_on_host<D>
   void reduce_scatter(const Context<D>& ctx, std::span<const std::type_identity_t<T>> full,
                       std::span<T> shard, Reduction reduction) {
-    auto call = this->call<T>(detail::Collective::reduce_scatter, shard.size());
+    auto call = this->call<T>(ctx, detail::Collective::reduce_scatter, shard.size());
     call.reduction = reduction;
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank());
@@ -185,11 +186,12 @@ class Mpi {
               const std::size_t world = channel.size(), n = shard.size();
               const auto scale = detail::scale_of<T>(reduction, world);
               const bool in_windows = node.all_in_windows();
-              const std::size_t step = node.is_whole() ? n : step_of<T>(channel, n);
+              const std::size_t step = node.is_whole() ? n : detail::wire::step_of<T>(channel, n);
               for (std::size_t at = 0; at < n; at += step) {
                 const std::span<T> sum = detail::node::window_of(shard, at, step);
                 if (!node.is_whole())
-                  send_slices(channel, node, call, full.data() + at, n, sum.size(), room.data());
+                  detail::wire::send_slices(channel, node, call, full.data() + at, n, sum.size(),
+                                            room.data());
                 detail::node::sum_slices<T>(
                     node, world, full, n, at, sum, scale, in_windows,
                     [&](std::size_t peer) { return room.data() + peer * sum.size(); });
@@ -202,7 +204,7 @@ class Mpi {
   template <detail::Summable T, class D>
     requires detail::runs_on_host<D>
   void all_reduce(const Context<D>& ctx, std::span<T> values, Reduction reduction) {
-    auto call = this->call<T>(detail::Collective::all_reduce, values.size());
+    auto call = this->call<T>(ctx, detail::Collective::all_reduce, values.size());
     call.reduction = reduction;
     detail::check_reduction<T>(call);
     traffic_.add_all_reduce(size(), values.size(), sizeof(T));
@@ -216,10 +218,10 @@ class Mpi {
               if (node.is_whole() && node.all_in_windows())
                 return detail::node::sum_to_all_in_windows<T>(node, values, scale);
               if (node.is_whole()) return detail::node::sum_to_all<T>(node, values, scale);
-              const std::size_t step = world * step_of<T>(channel, part);
+              const std::size_t step = world * detail::wire::step_of<T>(channel, part);
               for (std::size_t at = 0; at < values.size(); at += step)
-                sum_to_all<T>(channel, call, detail::node::window_of(values, at, step), room,
-                              scale);
+                detail::wire::sum_to_all<T>(channel, call,
+                                            detail::node::window_of(values, at, step), room, scale);
             });
   }
 
@@ -227,7 +229,7 @@ class Mpi {
   template <class T, class D>
     requires detail::runs_on_host<D>
   void broadcast(const Context<D>& ctx, std::span<T> values, std::size_t root) {
-    auto call = this->call<T>(detail::Collective::broadcast, values.size());
+    auto call = this->call<T>(ctx, detail::Collective::broadcast, values.size());
     call.root = root;
     detail::check_root(call, size());
     if (rank() == root) traffic_.add_broadcast(size(), values.size_bytes());
@@ -250,7 +252,7 @@ class Mpi {
   void all_to_all(const Context<D>& ctx, std::span<const std::type_identity_t<T>> from,
                   std::span<T> to) {
     const std::size_t piece = to.size() / size();
-    const auto call = this->call<T>(detail::Collective::all_to_all, piece);
+    const auto call = this->call<T>(ctx, detail::Collective::all_to_all, piece);
     detail::check_pieces(call, size(), "to", to.size(), piece);
     detail::check_pieces(call, size(), "from", from.size(), piece);
     detail::check_disjoint<T>(call, from, to);
@@ -259,13 +261,13 @@ class Mpi {
       if (node.is_whole()) return detail::node::all_to_all<T>(node, from, to);
       const auto sent = std::as_bytes(from);
       const auto received = std::as_writable_bytes(to);
-      each_piece(channel, call, piece * sizeof(T),
-                 [&](std::size_t at, int, const detail::MpiBlock& block, MPI_Comm comm,
-                     MPI_Request* request) {
-                   return MPI_Ialltoall(sent.data() + at, block.count(), block.type(),
-                                        received.data() + at, block.count(), block.type(), comm,
-                                        request);
-                 });
+      detail::wire::each_piece(channel, call, piece * sizeof(T),
+                               [&](std::size_t at, int, const detail::MpiBlock& block,
+                                   MPI_Comm comm, MPI_Request* request) {
+                                 return MPI_Ialltoall(sent.data() + at, block.count(), block.type(),
+                                                      received.data() + at, block.count(),
+                                                      block.type(), comm, request);
+                               });
     });
   }
 
@@ -273,7 +275,8 @@ class Mpi {
   template <class D>
     requires detail::runs_on_host<D>
   void barrier(const Context<D>& ctx) {
-    const detail::Call call{.collective = detail::Collective::barrier, .sequence = ++sequence_};
+    const detail::Call call{
+        .collective = detail::Collective::barrier, .sequence = ++sequence_, .unit = ctx.unit};
     enqueue(ctx, reads(), writes(), call, {}, [=](Channel& channel, Node& node) {
       if (!node.is_whole())
         channel.complete(
@@ -316,6 +319,12 @@ class Mpi {
   detail::Call call(detail::Collective collective, std::size_t count) {
     return detail::call_of<T>(collective, ++sequence_, count);
   }
+  template <class T, class D>
+  detail::Call call(const Context<D>& ctx, detail::Collective collective, std::size_t count) {
+    detail::Call call = this->call<T>(collective, count);
+    call.unit = ctx.unit;
+    return call;
+  }
 
   /// Where the parts of all ranks lie that are added up at a time.
   template <class T, class D>
@@ -323,31 +332,6 @@ class Mpi {
     const std::size_t size_bytes = room_bytes<T>(size(), count, node_->size());
     return {reinterpret_cast<T*>(room_.take(ctx, size_bytes)), size_bytes / sizeof(T)};
   }
-  /// Elements of a rank's part of `count` that are added up at a time.
-  template <class T>
-  static std::size_t step_of(const detail::MpiChannel& channel, std::size_t count) {
-    return std::min(detail::ReductionRoom::elements_at_once<T>(channel.size(), count),
-                    std::max<std::size_t>(channel.piece_bytes() / sizeof(T), 1));
-  }
-  template <class T>
-  static int bytes(std::size_t count) {
-    return static_cast<int>(count * sizeof(T));
-  }
-  /// Starts `start(first byte, bytes, block, communicator, request)` for each piece of what every
-  /// rank has `size_bytes` of.
-  template <class Start>
-  static void each_piece(detail::MpiChannel& channel, const detail::Call& call,
-                         std::size_t size_bytes, Start start) {
-    const std::size_t step = channel.piece_bytes();
-    for (std::size_t at = 0; at < size_bytes; at += step) {
-      const std::size_t n = std::min(step, size_bytes - at);
-      const detail::MpiBlock block{channel, call, n, size_bytes};
-      channel.complete(call, [&](MPI_Comm comm, MPI_Request* request) {
-        return start(at, static_cast<int>(n), block, comm, request);
-      });
-    }
-  }
-
   /// Enqueues `work(channel, node)`, which runs when this node's ranks have met, each with `data`
   /// where others may read or write them. They are compared with other nodes' calls before.
   template <class D, std::size_t R, std::size_t W, class Work>
@@ -405,79 +389,6 @@ class Mpi {
                 [id, node = node_](void*) { node->retire(id); }};
     }
     return {std::move(memory), count, device.account(), charged_bytes, purpose};
-  }
-
-  /// Sends this rank's part to one rank of each other node and gets the parts that are this one's
-  /// to write: a node's n-th rank gets those of every node's n-th, and of those that have no other.
-  static void gather_from_nodes(Channel& channel, Node& node, const detail::Call& call,
-                                std::span<const std::byte> shard, std::span<std::byte> full) {
-    const detail::MpiNodes& nodes = node.nodes();
-    each_piece(channel, call, shard.size(),
-               [&](std::size_t at, int n, const detail::MpiBlock& block, MPI_Comm comm,
-                   MPI_Request* request) {
-                 int *const sent = channel.counts(0), *const from = channel.counts(1);
-                 int *const received = channel.counts(2), *const to = channel.counts(3);
-                 for (std::size_t peer = 0; peer < channel.size(); ++peer) {
-                   const bool is_away = !nodes.has(peer);
-                   sent[peer] = is_away && nodes.gets(peer, channel.rank()) ? n : 0;
-                   received[peer] = is_away && nodes.gets(channel.rank(), peer) ? block.count() : 0;
-                   from[peer] = -1;
-                   to[peer] = static_cast<int>(peer) * block.stride();
-                 }
-                 // Of rank 0's part in place, Open MPI would take the equal addresses for
-                 // MPI_IN_PLACE, which means another thing.
-                 return MPI_Ialltoallv(shard.data() + at + 1, sent, from, MPI_BYTE,
-                                       full.data() + at, received, to, block.type(), comm, request);
-               });
-  }
-  /// Sends each rank of other nodes `count` elements of its slice, which begin at `data` for rank 0
-  /// and lie `slice` apart; what they send comes to `room`, `count` apart.
-  template <class T>
-  static void send_slices(Channel& channel, Node& node, const detail::Call& call, const T* data,
-                          std::size_t slice, std::size_t count, T* room) {
-    const detail::MpiBlock block{channel, call, count * sizeof(T), slice * sizeof(T)};
-    int *const sent = channel.counts(0), *const from = channel.counts(1);
-    int *const received = channel.counts(2), *const to = channel.counts(3);
-    for (std::size_t peer = 0; peer < channel.size(); ++peer) {
-      const bool is_away = !node.nodes().has(peer);
-      sent[peer] = is_away ? block.count() : 0;
-      from[peer] = static_cast<int>(peer) * block.stride();
-      received[peer] = is_away ? bytes<T>(count) : 0;
-      to[peer] = bytes<T>(peer * count);
-    }
-    channel.complete(call, [&](MPI_Comm comm, MPI_Request* request) {
-      return MPI_Ialltoallv(data, sent, from, block.type(), room, received, to, MPI_BYTE, comm,
-                            request);
-    });
-  }
-
-  /// Each rank adds up a part of `values`, which is short, and gives it to all.
-  template <class T>
-  static void sum_to_all(detail::MpiChannel& channel, const detail::Call& call, std::span<T> values,
-                         std::span<T> room, detail::SumOf<T> scale) {
-    const std::size_t rank = channel.rank(), world = channel.size();
-    const std::size_t part = ceil_div(values.size(), world);
-    const std::span<T> own = detail::part_of(values, part, rank);
-    int *const part_bytes = channel.counts(0), *const part_at = channel.counts(1);
-    int *const own_bytes = channel.counts(2), *const row_at = channel.counts(3);
-    for (std::size_t peer = 0; peer < world; ++peer) {
-      const std::span<T> theirs = detail::part_of(values, part, peer);
-      part_bytes[peer] = bytes<T>(theirs.size());
-      part_at[peer] = bytes<T>(static_cast<std::size_t>(theirs.data() - values.data()));
-      own_bytes[peer] = bytes<T>(own.size());
-      row_at[peer] = bytes<T>(peer * own.size());
-    }
-    channel.complete(call, [&](MPI_Comm comm, MPI_Request* request) {
-      return MPI_Ialltoallv(values.data(), part_bytes, part_at, MPI_BYTE, room.data(), own_bytes,
-                            row_at, MPI_BYTE, comm, request);
-    });
-    if (!own.empty())
-      detail::sum_rows<T>(world, own.size(), scale, own.data(),
-                          [&](std::size_t peer) { return room.data() + peer * own.size(); });
-    channel.complete(call, [&](MPI_Comm comm, MPI_Request* request) {
-      return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_BYTE, values.data(), part_bytes, part_at,
-                             MPI_BYTE, comm, request);
-    });
   }
 
   std::shared_ptr<Channel> channel_;

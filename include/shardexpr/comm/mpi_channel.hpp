@@ -3,6 +3,7 @@
 #include <shardexpr/comm/call.hpp>
 #include <shardexpr/comm/call_on_wire.hpp>
 #include <shardexpr/comm/mpi_lines.hpp>
+#include <shardexpr/comm/mpi_options.hpp>
 #include <shardexpr/comm/watch.hpp>
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/core/error.hpp>
@@ -26,24 +27,6 @@
 
 namespace shardexpr {
 
-/// The same in every rank.
-struct MpiOptions {
-  /// Nodes tell each other what their ranks call before they begin, so that calls that differ are
-  /// an error in every rank. Without it, MPI may give wrong values for them, or wait. Ranks of one
-  /// node are compared in any case: it costs nothing there.
-  bool compare_calls = true;
-  /// The most bytes of all ranks together that one call of MPI moves; longer collectives go in
-  /// pieces. From the number of ranks to 2^31 - 1: MPI counts in int.
-  std::size_t bytes_at_once = 1_GiB;
-  /// At most so many ranks of a machine share memory, neighbours with neighbours. 0: all that MPI
-  /// says can; 1: none, and MPI moves everything.
-  std::size_t node_ranks = 0;
-  std::chrono::milliseconds to_meet{300'000};     ///< until ranks are connected, at the start
-  std::chrono::milliseconds collective{600'000};  ///< that a collective may take once it has begun
-  /// The directory in which a rank whose job fails writes its last calls; empty: none.
-  std::string record{"."};
-};
-
 namespace detail {
 
 class MpiChannel;
@@ -51,23 +34,6 @@ using MpiWatch = Watch<MpiChannel>;
 
 // Where MPI was initialized with MPI_THREAD_SERIALIZED, who holds it may call MPI.
 inline std::mutex mpi_turn;
-
-/// Which ranks of a communicator share memory.
-struct MpiNodes {
-  MPI_Comm comm = MPI_COMM_NULL;      ///< of this node's ranks
-  std::size_t rank = 0;               ///< of this one in it
-  std::size_t processes = 1;          ///< of the communicator that are on this machine
-  std::vector<std::size_t> members;   ///< the communicator's ranks on this node, ascending
-  std::vector<std::size_t> first_of;  ///< of each rank of the communicator, its node's first
-  std::vector<std::size_t> place_of;  ///< of each rank, its number in its node
-  std::vector<std::size_t> size_of;   ///< of each rank, how many its node has
-
-  bool has(std::size_t peer) const { return first_of[peer] == members.front(); }
-  /// Whether `peer` is who gets for its node what `from`, of another one, has for it.
-  bool gets(std::size_t peer, std::size_t from) const {
-    return place_of[peer] == place_of[from] % size_of[peer];
-  }
-};
 
 /// A communicator of MPI of our own, and how it is called: by which threads, what an error says,
 /// and what ends a wait.
@@ -404,42 +370,6 @@ class MpiChannel : public Watched {
   std::shared_ptr<MpiWatch> watch_;
   std::atomic<std::uint64_t> begun_{0}, ended_{0};
   bool is_left_ = false;
-};
-
-/// `size_bytes` bytes of each rank as MPI counts them; the next rank's begin `stride_bytes` behind.
-class MpiBlock {
- public:
-  /// Errors:  CommError when MPI reports one.
-  MpiBlock(const MpiChannel& channel, const Call& call, std::size_t size_bytes,
-           std::size_t stride_bytes)
-      : channel_{channel}, count_{static_cast<int>(size_bytes)} {
-    if (size_bytes == stride_bytes) return;
-    const MpiChannel::Turn turn{channel};
-    MPI_Datatype bytes = MPI_DATATYPE_NULL;
-    channel.check(MPI_Type_contiguous(std::exchange(count_, 1), MPI_BYTE, &bytes), call.text());
-    const int result =
-        MPI_Type_create_resized(bytes, 0, static_cast<MPI_Aint>(stride_bytes), &type_);
-    MPI_Type_free(&bytes);
-    channel.check(result, call.text());
-    channel.check(MPI_Type_commit(&type_), call.text());
-  }
-  MpiBlock(const MpiBlock&) = delete;
-  MpiBlock& operator=(const MpiBlock&) = delete;
-  ~MpiBlock() {
-    if (type_ == MPI_BYTE) return;
-    const MpiChannel::Turn turn{channel_};
-    MPI_Type_free(&type_);
-  }
-
-  int count() const { return count_; }
-  MPI_Datatype type() const { return type_; }
-  /// From one rank's to the next one's, in extents of the type.
-  int stride() const { return type_ == MPI_BYTE ? count_ : 1; }
-
- private:
-  const MpiChannel& channel_;
-  int count_;
-  MPI_Datatype type_ = MPI_BYTE;
 };
 
 }  // namespace detail

@@ -133,7 +133,7 @@ class NcclOf {
   template <class T, class D>
   void all_gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
                   std::span<T> full) {
-    gather<T>(ctx, call<T>(detail::Collective::all_gather, shard.size()), shard, full);
+    gather<T>(ctx, call<T>(ctx, detail::Collective::all_gather, shard.size()), shard, full);
   }
 
   /// Zeroed memory for `gather`, which NCCL uses in place where it can (2.19 on).
@@ -154,14 +154,14 @@ class NcclOf {
   template <class T, class D>
   void gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
               std::span<T> full) {
-    gather<T>(ctx, call<T>(detail::Collective::gather, shard.size()), shard, full);
+    gather<T>(ctx, call<T>(ctx, detail::Collective::gather, shard.size()), shard, full);
   }
 
   /// Shapes:  full (W*n,) -> shard (n,), which may be full's slice of this rank.
   template <detail::Summable T, class D>
   void reduce_scatter(const Context<D>& ctx, std::span<const std::type_identity_t<T>> full,
                       std::span<T> shard, Reduction reduction) {
-    auto call = this->call<T>(detail::Collective::reduce_scatter, shard.size());
+    auto call = this->call<T>(ctx, detail::Collective::reduce_scatter, shard.size());
     call.reduction = reduction;
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank_);
@@ -183,7 +183,7 @@ class NcclOf {
   /// Shapes:  values (n,), any n, in place.
   template <detail::Summable T, class D>
   void all_reduce(const Context<D>& ctx, std::span<T> values, Reduction reduction) {
-    auto call = this->call<T>(detail::Collective::all_reduce, values.size());
+    auto call = this->call<T>(ctx, detail::Collective::all_reduce, values.size());
     call.reduction = reduction;
     detail::check_reduction<T>(call);
     traffic_.add_all_reduce(size(), values.size(), sizeof(T));
@@ -205,7 +205,7 @@ class NcclOf {
   /// Shapes:  values (n,) of rank `root` -> values (n,) of every rank.
   template <class T, class D>
   void broadcast(const Context<D>& ctx, std::span<T> values, std::size_t root) {
-    auto call = this->call<T>(detail::Collective::broadcast, values.size());
+    auto call = this->call<T>(ctx, detail::Collective::broadcast, values.size());
     call.root = root;
     detail::check_root(call, size());
     if (rank_ == root) traffic_.add_broadcast(size(), values.size_bytes());
@@ -222,7 +222,7 @@ class NcclOf {
   void all_to_all(const Context<D>& ctx, std::span<const std::type_identity_t<T>> from,
                   std::span<T> to) {
     const std::size_t piece = to.size() / size();
-    const auto call = this->call<T>(detail::Collective::all_to_all, piece);
+    const auto call = this->call<T>(ctx, detail::Collective::all_to_all, piece);
     detail::check_pieces(call, size(), "to", to.size(), piece);
     detail::check_pieces(call, size(), "from", from.size(), piece);
     detail::check_disjoint<T>(call, from, to);
@@ -242,7 +242,8 @@ class NcclOf {
   /// No rank goes on before every rank has come.
   template <class D>
   void barrier(const Context<D>& ctx) {
-    const detail::Call call{.collective = detail::Collective::barrier, .sequence = ++sequence_};
+    const detail::Call call{
+        .collective = detail::Collective::barrier, .sequence = ++sequence_, .unit = ctx.unit};
     begin(ctx, call);
     void* const word = scratch_.get();
     enqueue(ctx, reads(), writes(), call, [=](ncclComm_t comm, cudaStream_t on) {
@@ -289,6 +290,12 @@ class NcclOf {
   template <class T>
   detail::Call call(detail::Collective collective, std::size_t count) {
     return detail::call_of<T>(collective, ++sequence_, count);
+  }
+  template <class T, class D>
+  detail::Call call(const Context<D>& ctx, detail::Collective collective, std::size_t count) {
+    detail::Call call = this->call<T>(collective, count);
+    call.unit = ctx.unit;
+    return call;
   }
   template <class D>
   void begin(const Context<D>& ctx, const detail::Call& call) {

@@ -68,7 +68,7 @@ class Threads {
   template <class T, class D>
   void all_gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
                   std::span<T> full) {
-    const auto call = this->call<T>(detail::Collective::all_gather, shard.size());
+    const auto call = this->call<T>(ctx, detail::Collective::all_gather, shard.size());
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank_);
     traffic_.add_all_gather(size(), shard.size_bytes());
@@ -113,7 +113,7 @@ class Threads {
   template <class T, class D>
   void gather(const Context<D>& ctx, std::span<const std::type_identity_t<T>> shard,
               std::span<T> full) {
-    auto call = this->call<T>(detail::Collective::gather, shard.size());
+    auto call = this->call<T>(ctx, detail::Collective::gather, shard.size());
     call.shared = full.data();
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank_);
@@ -127,7 +127,7 @@ class Threads {
   template <detail::Summable T, class D>
   void reduce_scatter(const Context<D>& ctx, std::span<const std::type_identity_t<T>> full,
                       std::span<T> shard, Reduction reduction) {
-    auto call = this->call<T>(detail::Collective::reduce_scatter, shard.size());
+    auto call = this->call<T>(ctx, detail::Collective::reduce_scatter, shard.size());
     call.reduction = reduction;
     detail::check_pieces(call, size(), "full", full.size(), shard.size());
     detail::check_in_place<T>(call, full, shard, rank_);
@@ -149,7 +149,7 @@ class Threads {
   /// Shapes:  values (n,), any n, in place. The bits of reduce_scatter followed by all_gather.
   template <detail::Summable T, class D>
   void all_reduce(const Context<D>& ctx, std::span<T> values, Reduction reduction) {
-    auto call = this->call<T>(detail::Collective::all_reduce, values.size());
+    auto call = this->call<T>(ctx, detail::Collective::all_reduce, values.size());
     call.reduction = reduction;
     detail::check_reduction<T>(call);
     traffic_.add_all_reduce(size(), values.size(), sizeof(T));
@@ -173,7 +173,7 @@ class Threads {
   /// Shapes:  values (n,) of rank `root` -> values (n,) of every rank.
   template <class T, class D>
   void broadcast(const Context<D>& ctx, std::span<T> values, std::size_t root) {
-    auto call = this->call<T>(detail::Collective::broadcast, values.size());
+    auto call = this->call<T>(ctx, detail::Collective::broadcast, values.size());
     call.root = root;
     detail::check_root(call, size());
     if (rank_ == root) traffic_.add_broadcast(size(), values.size_bytes());
@@ -187,7 +187,7 @@ class Threads {
   void all_to_all(const Context<D>& ctx, std::span<const std::type_identity_t<T>> from,
                   std::span<T> to) {
     const std::size_t piece = to.size() / size();
-    const auto call = this->call<T>(detail::Collective::all_to_all, piece);
+    const auto call = this->call<T>(ctx, detail::Collective::all_to_all, piece);
     detail::check_pieces(call, size(), "to", to.size(), piece);
     detail::check_pieces(call, size(), "from", from.size(), piece);
     detail::check_disjoint<T>(call, from, to);
@@ -206,7 +206,8 @@ class Threads {
   /// No rank goes on before every rank has come.
   template <class D>
   void barrier(const Context<D>& ctx) {
-    const detail::Call call{.collective = detail::Collective::barrier, .sequence = ++sequence_};
+    const detail::Call call{
+        .collective = detail::Collective::barrier, .sequence = ++sequence_, .unit = ctx.unit};
     run_on_host(ctx, reads(), writes(),
                 [=, team = team_.get(), rank = rank_] { team->meet(rank, {call}); });
   }
@@ -236,6 +237,12 @@ class Threads {
   template <class T>
   detail::Call call(detail::Collective collective, std::size_t count) {
     return detail::call_of<T>(collective, ++sequence_, count);
+  }
+  template <class T, class D>
+  detail::Call call(const Context<D>& ctx, detail::Collective collective, std::size_t count) {
+    detail::Call call = this->call<T>(collective, count);
+    call.unit = ctx.unit;
+    return call;
   }
 
   /// Enqueues what this rank does when all have met: `work(meeting)`. A rank whose kernel fails

@@ -109,11 +109,13 @@ inline constexpr bool runs_on_host = requires {
 };
 }  // namespace detail
 
-/// What a unit's code gets to work with: a device and the stream to enqueue on.
+/// What a unit's code gets to work with: a device and the stream to enqueue on, and for whom, which
+/// communicators compare and name.
 template <class D>
 struct Context {
   D& device;
   typename D::Stream& stream;
+  std::size_t unit = Label::no_unit;
 
   template <std::size_t R, std::size_t W, class Work>
   void run(const Reads<R>& reads, const Writes<W>& writes, Work&& work,

@@ -53,7 +53,8 @@ struct Core {
 
   /// To enqueue an operation on; reports and traces call it `label`.
   Context<Device> begin(StreamId stream, const Label& label) {
-    const Context<Device> on = timeline.context(stream);
+    Context<Device> on = timeline.context(stream);
+    on.unit = label.unit;
     device->annotate(on.stream, label);
     return on;
   }

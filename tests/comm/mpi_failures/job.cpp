@@ -61,7 +61,7 @@ std::string train(const std::string& folder, std::size_t steps, std::size_t node
   // One that is gone is found out at once; one that stands still, after this time.
   sx::Mpi mpi{
       MPI_COMM_WORLD,
-      {.node_ranks = node_ranks, .collective = std::chrono::milliseconds{1500}, .record = folder}};
+      {.node_ranks = node_ranks, .collective = std::chrono::milliseconds{3000}, .record = folder}};
   rank = std::to_string(mpi.rank());
   fault->at_rank = mpi.rank();
   Comm comm{std::move(mpi),
