@@ -7,7 +7,6 @@
 // Every process runs every benchmark, as often as the others; rank 0 tells.
 #include <shardexpr/comm/delayed.hpp>
 #include <shardexpr/comm/mpi.hpp>
-#include <shardexpr/comm/solo.hpp>
 #include <shardexpr/shardexpr.hpp>
 
 #include <algorithm>
@@ -23,9 +22,9 @@
 #include <string_view>
 #include <vector>
 
-#include "mpi_chain.hpp"
 #include "mpi_handwritten.hpp"
 #include "mpi_turns.hpp"
+#include "sleeping_chain.hpp"
 #include "trainers_in_turns.hpp"
 #include <benchmark/benchmark.h>
 #include <mpi.h>
@@ -377,52 +376,30 @@ BENCHMARK(handwritten_over_handwritten)
 // A slow network
 // --------------------------------------------------------------------------------------
 
-/// Seconds a step, the median.
-template <class Trainer>
-double step_seconds(Trainer& trainer, int steps) {
-  std::vector<double> seen;
-  for (int s = 0; s < steps + 1; ++s) {
-    const double seconds = seconds_of_all([&] { (void)trainer.step(ChainBatch{world_rank()}); });
-    if (s > 0) seen.push_back(seconds);  // the first warms up
-  }
-  return median(seen);
-}
-
 /// What of all communication a chain of layers hides, whose gathers take as long as their forwards,
 /// and reductions, too.
 template <bool is_busy, class... Policies>
 void hidden(benchmark::State& state) {
   guarded([&] {
-    ChainConfig config{.is_busy = is_busy};
+    ChainConfig config{.is_busy = is_busy, .is_pinned = is_busy};
     if (is_rehearsal()) config.layers = 3, config.forward = std::chrono::microseconds{1000};
     const int steps = is_rehearsal() ? 1 : 5;
-    const double world = static_cast<double>(world_size());
-    const double gather_seconds = std::chrono::duration<double>(config.forward).count();
-    const double sent = (world - 1) / world * static_cast<double>(config.elements * sizeof(float));
+    const auto seconds_of = [](auto work) { return seconds_of_all(work); };
     double alone = 0, together = 0;
     while (state.KeepRunning()) {
-      {
-        Cpu device{Execution::asynchronous};
-        Solo solo;
-        Sharded<Chain, NoShard, Over<Solo>> trainer{device, solo, config};
-        alone = step_seconds(trainer, steps);
-      }
+      alone = step_seconds_alone(config, world_rank(), steps, seconds_of);
       {
         using Comm = Delayed<Mpi>;
         Comm comm{Mpi{MPI_COMM_WORLD, mpi_options(state.range(0) != 0)},
-                  Network{.bytes_per_second = sent / gather_seconds}};
+                  network_of(config, world_size())};
         Cpu device{Execution::asynchronous};
         Sharded<Chain, FullShard, Policies..., Over<Comm>> trainer{device, comm, config};
-        together = step_seconds(trainer, steps);
+        together = step_seconds(trainer, world_rank(), steps, seconds_of);
       }
       state.SetIterationTime(together);
     }
-    // Two gathers and a reduction a layer.
-    const double sending = 3 * static_cast<double>(config.layers) * gather_seconds;
-    state.counters["exposed_ms"] = (together - alone) * 1e3;
-    state.counters["sending_ms"] = sending * 1e3;
-    state.counters["alone_ms"] = alone * 1e3;
-    state.counters["hidden"] = 1 - (together - alone) / sending;
+    state.counters["sending_ms"] = sending_seconds(config) * 1e3;
+    set_hidden(state, config, alone, together);
   });
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/bytes.hpp>
+#include <shardexpr/device/cpu.hpp>
 #include <shardexpr/optim/adamw.hpp>
 
 #include <algorithm>
@@ -8,12 +9,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
-#include "gpt_passes.hpp"
+#include "gpt_units.hpp"
 #include <mpi.h>
 
 namespace shardexpr::benchmarks {
@@ -32,18 +31,18 @@ class HandwrittenFullShard {
       : comm_{comm}, config_{config}, gathers_{gathers} {
     MPI_Comm_rank(comm, &rank_);
     MPI_Comm_size(comm, &size_);
-    blocks_.resize(config.layers);
-    const std::size_t outer =
-        flat_count(parameters_of<gpt::Embedding>() + parameters_of<gpt::Head>());
-    const std::size_t block = flat_count(parameters_of<gpt::Block>());
-    outer_ = {array<float>(outer), array<float>(outer), outer / ranks(), 0};
-    for (auto& full : block_) full = array<float>(block);
-    block_gradients_ = array<float>(block);
-    for (std::size_t i = 0; i < blocks_.size(); ++i)
+    units_.blocks.resize(config.layers);
+    const std::size_t outer = flat_count(parameter_count_of<gpt::Embedding>(config) +
+                                         parameter_count_of<gpt::Head>(config));
+    const std::size_t block = flat_count(parameter_count_of<gpt::Block>(config));
+    outer_ = {floats(outer), floats(outer), outer / ranks(), 0};
+    for (auto& full : block_) full = floats(block);
+    block_gradients_ = floats(block);
+    for (std::size_t i = 0; i < config.layers; ++i)
       parts_.push_back(
           {nullptr, block_gradients_, block / ranks(), outer / ranks() + i * (block / ranks())});
-    count_ = outer / ranks() + blocks_.size() * (block / ranks());
-    for (float** flat : {&w_, &g_, &m_, &v_}) *flat = array<float>(count_);
+    count_ = outer / ranks() + config.layers * (block / ranks());
+    for (float** flat : {&w_, &g_, &m_, &v_}) *flat = floats(count_);
 
     initialize(seed);
     bind();
@@ -68,103 +67,28 @@ class HandwrittenFullShard {
     std::size_t part;  // elements of each rank
     std::size_t at;    // where this rank's begin in w_, g_, m_, v_
   };
-  template <class Unit>
-  struct Weights {
-    typename Unit::template Params<Tensor<const float>> w;
-    typename Unit::template Params<Tensor<float>> dw;
-  };
-  template <class Unit>
-  struct Activations {
-    OutputOf<Unit, Tensor, float> out;
-    SavedOf<Unit, Tensor, float> saved;
-    ScratchOf<Unit, Tensor, float> scratch;
-  };
-  struct Run {
-    std::size_t end;
-    bool decays;
-  };
 
   std::size_t ranks() const { return static_cast<std::size_t>(size_); }
   /// Parts begin at cache lines.
   std::size_t flat_count(std::size_t parameters) const {
     return round_up(parameters, ranks() * buffer_alignment_bytes / sizeof(float));
   }
-  template <class Unit>
-  std::size_t parameters_of() const {
-    std::size_t count = 0;
-    for (const Spec& spec : specs_of<Unit>(config_))
-      if (!spec.is_tied()) count += spec.shape.count();
-    return count;
-  }
+  float* floats(std::size_t count) { return arrays_.array<float>(count); }
 
   // Setting up
   // --------------------------------------------------------------------------------------
 
-  template <class T>
-  T* array(std::size_t count) {
-    if (count == 0) return nullptr;
-    memory_.emplace_back(device_.allocate_zeroed(count * sizeof(T)));
-    return static_cast<T*>(memory_.back().get());
-  }
-  template <class T>
-  Tensor<T> tensor(const BufferSpec<T>& spec) {
-    return {array<T>(spec.shape.count()), spec.shape};
-  }
-  template <class Aggregate, std::size_t N, class Place>
-  static Aggregate views(const std::array<detail::AnyBuffer, N>& buffers, Place place) {
-    std::array<detail::AnyTensor, N> views;
-    for (std::size_t k = 0; k < N; ++k)
-      views[k] = {
-          reinterpret_cast<char*>(place(buffers[k].shape.count() * buffers[k].element_bytes)),
-          buffers[k].shape};
-    return detail::from_array<Aggregate>(views);
-  }
-  template <class Unit>
-  void bind_activations(Activations<Unit>& unit) {
-    const auto own = [&](std::size_t size_bytes) { return array<std::byte>(size_bytes); };
-    unit.out =
-        views<OutputOf<Unit, Tensor, float>>(detail::output_buffers<Unit, float>(config_), own);
-    unit.saved =
-        views<SavedOf<Unit, Tensor, float>>(detail::saved_buffers<Unit, float, Cpu>(config_), own);
-    std::byte* next = scratch_;
-    unit.scratch = views<ScratchOf<Unit, Tensor, float>>(
-        detail::scratch_buffers<Unit, float, Cpu>(config_), [&](std::size_t size_bytes) {
-          return std::exchange(next, next + round_up(size_bytes, buffer_alignment_bytes));
-        });
-  }
-  /// Views of a unit's parameters in a flat, and of their gradients.
-  template <class Unit>
-  void bind_weights(Weights<Unit>& unit, float* w, float* dw) {
-    constexpr std::size_t n = detail::member_count<Unit>;
-    std::array<Tensor<const float>, n> ws;
-    std::array<Tensor<float>, n> dws;
-    const auto specs = specs_of<Unit>(config_);
-    std::size_t at = 0;
-    for (std::size_t k = 0; k < n; ++k) {
-      if (specs[k].is_tied()) {  // the head's table
-        ws[k] = embedding_w_.w.wte;
-        dws[k] = embedding_w_.dw.wte;
-        continue;
-      }
-      ws[k] = {w + at, specs[k].shape};
-      dws[k] = {dw + at, specs[k].shape};
-      at += specs[k].shape.count();
-    }
-    unit.w = detail::from_array<decltype(unit.w)>(ws);
-    unit.dw = detail::from_array<decltype(unit.dw)>(dws);
-  }
   void bind() {
-    const std::size_t head = parameters_of<gpt::Embedding>();
-    bind_weights(embedding_w_, outer_.full, outer_.gradients);
-    bind_weights(head_w_, outer_.full + head, outer_.gradients + head);
-    for (std::size_t k = 0; k < 2; ++k) bind_weights(block_w_[k], block_[k], block_gradients_);
-    scratch_ = array<std::byte>(activation_bytes<Gpt, float, Cpu>(config_).scratch);
-    bind_activations(embedding_);
-    for (auto& block : blocks_) bind_activations(block);
-    bind_activations(head_);
-    for (auto& dx : dx_) dx = tensor(gpt::hidden<float>(config_).x);
-    dloss_ = tensor(gpt::Head::output<float>(config_).loss);
-    dloss_.data[0] = 1;
+    const auto bind = [&](auto& unit, float* w, float* dw) {
+      units_.bind_parameters(unit, config_, w, dw);
+    };
+    const std::size_t head = parameter_count_of<gpt::Embedding>(config_);
+    bind(units_.embedding, outer_.full, outer_.gradients);
+    bind(units_.head, outer_.full + head, outer_.gradients + head);
+    for (std::size_t i = 0; i < parts_.size(); ++i)
+      bind(units_.blocks[i], block_[i % 2], block_gradients_);
+    units_.bind_activations(arrays_, config_);
+    units_.dloss.data[0] = 1;
   }
 
   /// Fills a flat with a unit's first values, from `at` on, and notes what of this rank's part
@@ -192,7 +116,7 @@ class HandwrittenFullShard {
     initialize<gpt::Embedding>(seed, 0, outer_, outer_.full, at);
     initialize<gpt::Head>(seed, 0, outer_, outer_.full, at);
     keep(outer_, outer_.full);
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
       initialize<gpt::Block>(seed, i, parts_[i], block_[0], at = 0);
       keep(parts_[i], block_[0]);
     }
@@ -220,64 +144,41 @@ class HandwrittenFullShard {
   }
 
   double forward(const GptBatch& batch) {
+    const auto& [embedding, blocks, head, dx, dloss] = units_;
+    const UnitPasses<Cpu> on{{device_, stream_}, config_, batch};
     gather(outer_, outer_.full);
     wait();
-    if (!blocks_.empty()) gather_block(0);
-    run_forward(embedding_, embedding_w_, batch, {});
-    Tensor<float> x = embedding_.out.x;
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (!blocks.empty()) gather_block(0);
+    on.forward(embedding, {});
+    Tensor<float> x = embedding.out.x;
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
       wait();
-      if (i + 1 < blocks_.size()) gather_block(i + 1);
-      run_forward(blocks_[i], block_w_[i % 2], batch, {{x}});
-      x = blocks_[i].out.x;
+      if (i + 1 < blocks.size()) gather_block(i + 1);
+      on.forward(blocks[i], {{x}});
+      x = blocks[i].out.x;
     }
-    run_forward(head_, head_w_, batch, {{x}});
-    return static_cast<double>(head_.out.loss.data[0]);
+    on.forward(head, {{x}});
+    return static_cast<double>(head.out.loss.data[0]);
   }
 
   void backward(const GptBatch& batch) {
+    const auto& [embedding, blocks, head, dx, dloss] = units_;
+    const UnitPasses<Cpu> on{{device_, stream_}, config_, batch};
     zero(outer_);
-    Tensor<float> x = blocks_.empty() ? embedding_.out.x : blocks_.back().out.x;
+    Tensor<float> x = blocks.empty() ? embedding.out.x : blocks.back().out.x;
     std::size_t turn = 0;
-    run_backward(head_, head_w_, batch, {{x}}, {{dloss_}}, {dx_[turn]});
+    on.backward(head, {{x}}, {{dloss}}, {dx[turn]});
     // The last block is still there.
-    for (std::size_t i = blocks_.size(); i-- > 0; turn ^= 1) {
+    for (std::size_t i = blocks.size(); i-- > 0; turn ^= 1) {
       wait();
       if (i > 0) gather_block(i - 1);
-      x = i == 0 ? embedding_.out.x : blocks_[i - 1].out.x;
+      x = i == 0 ? embedding.out.x : blocks[i - 1].out.x;
       zero(parts_[i]);
-      run_backward(blocks_[i], block_w_[i % 2], batch, {{x}}, {{dx_[turn]}}, {dx_[turn ^ 1]});
+      on.backward(blocks[i], {{x}}, {{dx[turn]}}, {dx[turn ^ 1]});
       reduce(parts_[i]);
     }
-    run_backward(embedding_, embedding_w_, batch, {}, {{dx_[turn]}}, {});
+    on.backward(embedding, {}, {{dx[turn]}}, {});
     reduce(outer_);
-  }
-
-  template <class Unit>
-  void run_forward(const Activations<Unit>& unit, const Weights<Unit>& weights,
-                   const GptBatch& batch, const InputOf<Unit, ConstTensor, float>& in) {
-    Forward<Unit, Cpu, float> pass{{device_, stream_}, config_, batch};
-    pass.w = weights.w;
-    pass.in = in;
-    pass.out = unit.out;
-    pass.saved = unit.saved;
-    pass.scratch = unit.scratch;
-    Unit::forward(pass);
-  }
-  template <class Unit>
-  void run_backward(const Activations<Unit>& unit, const Weights<Unit>& weights,
-                    const GptBatch& batch, const InputOf<Unit, ConstTensor, float>& in,
-                    const OutputOf<Unit, ConstTensor, float>& dout,
-                    const InputOf<Unit, Tensor, float>& din) {
-    Backward<Unit, Cpu, float, float> pass{{device_, stream_}, config_, batch};
-    pass.w = weights.w;
-    pass.dw = weights.dw;
-    pass.in = in;
-    pass.dout = dout;
-    pass.din = din;
-    pass.saved = unit.saved;
-    pass.scratch = unit.scratch;
-    Unit::backward(pass);
   }
 
   /// Sums of squares side by side, so that the loop is vectorized.
@@ -302,7 +203,7 @@ class HandwrittenFullShard {
     float* __restrict m = m_;
     float* __restrict v = v_;
     std::size_t i = 0;
-    for (const Run& run : runs_) {
+    for (const DecayRun& run : runs_) {
       const float decay = run.decays ? o.weight_decay : 0;
       for (; i < run.end; ++i) {
         const float g = gradients[i] * mean;
@@ -314,10 +215,6 @@ class HandwrittenFullShard {
     }
   }
 
-  struct Free {
-    void operator()(void* memory) const { Cpu::deallocate(memory); }
-  };
-
   MPI_Comm comm_;
   GptConfig config_;
   Gathers gathers_;
@@ -325,7 +222,7 @@ class HandwrittenFullShard {
   MPI_Request gathering_ = MPI_REQUEST_NULL;
   Cpu device_;
   Cpu::Stream stream_;
-  std::vector<std::unique_ptr<void, Free>> memory_;
+  Arrays<Cpu> arrays_{device_};
 
   Flat outer_{};
   std::vector<Flat> parts_;  // of blocks
@@ -333,19 +230,11 @@ class HandwrittenFullShard {
   float* block_gradients_ = nullptr;
   std::size_t count_ = 0;  // elements of this rank
   float *w_ = nullptr, *g_ = nullptr, *m_ = nullptr, *v_ = nullptr;
-  std::vector<Run> runs_;
+  std::vector<DecayRun> runs_;
   std::size_t steps_ = 0;
   double gradient_norm_ = 0;
 
-  std::byte* scratch_ = nullptr;
-  Weights<gpt::Embedding> embedding_w_;
-  std::array<Weights<gpt::Block>, 2> block_w_;
-  Weights<gpt::Head> head_w_;
-  Activations<gpt::Embedding> embedding_;
-  std::vector<Activations<gpt::Block>> blocks_;
-  Activations<gpt::Head> head_;
-  std::array<Tensor<float>, 2> dx_;
-  Tensor<float> dloss_;
+  GptUnits<float, float> units_;
 };
 
 }  // namespace shardexpr::benchmarks

@@ -3,137 +3,24 @@
 // is set too: what each policy leaves exposed, beside what a model of the schedule says. And
 // without a network: what each policy costs beside gathering when needed.
 #include <shardexpr/comm/delayed.hpp>
-#include <shardexpr/comm/solo.hpp>
 #include <shardexpr/shardexpr.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "sleeping_chain.hpp"
 #include "triad.hpp"
 #include "turns.hpp"
 #include <benchmark/benchmark.h>
-#include <pthread.h>
-#include <sched.h>
 
 namespace shardexpr::benchmarks {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-using Seconds = std::chrono::duration<double>;
-
-// The chain
+// A chain over a network
 // ----------------------------------------------------------------------------------------
-
-struct ChainConfig {
-  std::size_t layers = 14, elements = 16384;
-  std::chrono::microseconds forward{20000};  // of a layer; its backward takes twice as long
-  bool busy = false;
-};
-struct ChainBatch {
-  std::size_t rank = 0;
-};
-
-/// Gives the calling thread a core of its rank's own: two that compute at once must not be put on
-/// one, which takes a system milliseconds to notice.
-inline void stay_on_core(std::size_t rank) {
-  static thread_local bool stays = false;
-  if (std::exchange(stays, true)) return;
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  CPU_SET(rank % std::max(1u, std::thread::hardware_concurrency()), &cores);
-  pthread_setaffinity_np(pthread_self(), sizeof cores, &cores);
-}
-
-/// Computes elsewhere, as on an accelerator, and leaves the cores to the collectives; or is `busy`
-/// on one, so that collectives must wait for the system to interrupt it.
-inline void compute_for(std::chrono::microseconds time, bool busy) {
-  const auto end = Clock::now() + time;
-  if (!busy) return std::this_thread::sleep_until(end);
-  while (Clock::now() < end) benchmark::ClobberMemory();
-}
-
-template <template <class> class Of, class T>
-struct Carried {
-  Of<T> x;
-};
-
-// Parameters are touched by one element, so that time is what the configuration says.
-template <class Self, std::size_t weight>
-struct ChainUnit {
-  using Config = ChainConfig;
-  using Batch = ChainBatch;
-  template <class T>
-  struct Params {
-    T w;
-  };
-  static constexpr Params<Spec> describe(const Config& c) {
-    return {{"w", shape(weight == 0 ? 1 : c.elements), normal(0.1f)}};
-  }
-  template <template <class> class Of, class T>
-  using Output = Carried<Of, T>;
-  template <class T>
-  static constexpr Output<BufferSpec, T> output(const Config&) {
-    return {shape(1)};
-  }
-  template <class D, class T>
-  static void forward(const Forward<Self, D, T>& p) {
-    const auto time = weight * p.config.forward;
-    if constexpr (requires { p.in.x; })
-      p.context.run(reads(p.w.w, p.in.x), writes(p.out.x),
-                    [out = p.out, time, busy = p.config.busy] {
-                      compute_for(time, busy);
-                      out.x[0] = 0;
-                    });
-    else
-      p.context.run(reads(p.w.w), writes(p.out.x), [out = p.out, rank = p.batch.rank] {
-        stay_on_core(rank);
-        out.x[0] = 0;
-      });
-  }
-  template <class D, class T, class G>
-  static void backward(const Backward<Self, D, T, G>& p) {
-    const auto time = 2 * weight * p.config.forward;
-    p.context.run(reads(p.w.w, p.dout.x), writes(p.dw.w), [dw = p.dw, time, busy = p.config.busy] {
-      compute_for(time, busy);
-      dw.w[0] += 1;
-    });
-  }
-};
-struct First : ChainUnit<First, 0> {
-  template <template <class> class Of, class T>
-  using Input = Nothing<Of, T>;
-};
-struct Layer : ChainUnit<Layer, 1> {
-  static constexpr Name prefix = "layer.#.";
-  template <template <class> class Of, class T>
-  using Input = Carried<Of, T>;
-};
-struct Last : ChainUnit<Last, 0> {
-  template <template <class> class Of, class T>
-  using Input = Carried<Of, T>;
-};
-struct Chain {
-  using Config = ChainConfig;
-  using Batch = ChainBatch;
-  using Units = shardexpr::Units<First, Repeat<Layer, &Config::layers>, Last>;
-};
-
-/// Seconds a step, the median of `steps`, on rank 0.
-template <class Trainer>
-double step_seconds(Trainer& trainer, std::size_t rank, int steps) {
-  std::vector<double> seen;
-  for (int s = 0; s < steps + 1; ++s) {
-    const auto begin = Clock::now();
-    (void)trainer.step(ChainBatch{rank});
-    if (s > 0) seen.push_back(Seconds(Clock::now() - begin).count());  // the first warms up
-  }
-  return median(seen);
-}
 
 // The model: one stream computes, one communicates, in the order of the schedule. Costs by unit.
 struct Costs {
@@ -165,57 +52,48 @@ double modelled_seconds(const Costs& c, GatherAhead ahead, bool forward_ahead) {
   return ahead == GatherAhead::never ? time : time + c.reduce[0];
 }
 
-template <bool busy, class... Policies>
+template <bool is_busy, class... Policies>
 void exposed(benchmark::State& state) {
-  const ChainConfig config{.busy = busy};
+  const ChainConfig config{.is_busy = is_busy, .is_pinned = true};
   using Comm = Delayed<Threads>;
   using Trainer = Sharded<Chain, Policies..., Over<Comm>>;
   using Strategy = typename Trainer::Strategy;
 
-  // A gather of a layer takes as long as its forward; so does a reduction, which sends as much.
   constexpr std::size_t world = 2;
-  const double gather_seconds = Seconds(config.forward).count();
-  const double sent = static_cast<double>((world - 1) * config.elements / world * sizeof(float));
-  const Network network{.bytes_per_second = sent / gather_seconds};
-
+  constexpr int steps = 5;
+  const auto seconds_of = [](auto work) {
+    const auto begin = Clock::now();
+    work();
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
   double alone = 0, together = 0;
   for (auto _ : state) {
-    {
-      Cpu device{Execution::asynchronous};
-      Solo solo;
-      Sharded<Chain, NoShard, Over<Solo>> trainer{device, solo, config};
-      alone = step_seconds(trainer, 0, 5);
-    }
+    alone = step_seconds_alone(config, 0, steps, seconds_of);
     launch(world, [&](Threads& threads) {
-      Comm comm{std::move(threads), network};
+      Comm comm{std::move(threads), network_of(config, world)};
       Cpu device{Execution::asynchronous};
       Trainer trainer{device, comm, config};
-      const double seconds = step_seconds(trainer, comm.rank(), 5);
+      const double seconds = step_seconds(trainer, comm.rank(), steps, seconds_of);
       if (comm.rank() == 0) together = seconds;
     });
     state.SetIterationTime(together);
   }
 
   Costs costs;
-  double sending = 0;
   for (std::size_t u = 0; u < config.layers + 2; ++u) {
     const bool is_layer = u > 0 && u <= config.layers;
-    const double forward = is_layer ? Seconds(config.forward).count() : 0;
-    const double gather = is_layer ? gather_seconds : 0;
+    const double forward = is_layer ? config.forward_seconds() : 0;
     costs.forward.push_back(forward);
     costs.backward.push_back(2 * forward);
-    costs.gather.push_back(gather);
-    costs.reduce.push_back(gather);
-    sending += 3 * gather;
+    costs.gather.push_back(forward);  // as long over this network
+    costs.reduce.push_back(forward);
   }
   const double modelled = modelled_seconds(costs, Strategy::backward_prefetch::ahead,
                                            Strategy::forward_prefetch::depth > 0);
-  const double computing = 3 * static_cast<double>(config.layers) * gather_seconds;
-  state.counters["exposed_ms"] = (together - alone) * 1e3;
+  const double computing = 3 * static_cast<double>(config.layers) * config.forward_seconds();
+  set_hidden(state, config, alone, together);
   state.counters["modelled_ms"] = (modelled - computing) * 1e3;
   state.counters["of_model"] = (together - alone) / (modelled - computing);
-  state.counters["hidden"] = 1 - (together - alone) / sending;
-  state.counters["alone_ms"] = alone * 1e3;
 }
 
 #define SHARDEXPR_EXPOSED(...)                    \

@@ -15,28 +15,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A folder of its own for each run.
-std::string fresh(const std::string& name) {
-  const std::string path = scratch() / name;
-  fs::remove_all(path);
-  return path;
-}
 Ended trains(const Words& options) {
   const Ended ended = train(Words{"--quiet"} + options);
   CAPTURE(ended.err);
   REQUIRE(ended.status == 0);
   return ended;
-}
-/// Number, loss and gradient norm of each step in a log: equal text, equal bits.
-std::vector<std::string> steps_of(const std::string& log) {
-  std::vector<std::string> steps;
-  for (const std::string& line : lines_of(read_file(log))) {
-    const Json event = Json::parse(line);
-    if (event["event"].string() == "step")
-      steps.push_back(event["step"].text + ' ' + event["loss"].text + ' ' +
-                      event["grad_norm"].text + ' ' + event["learning_rate"].text);
-  }
-  return steps;
 }
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;

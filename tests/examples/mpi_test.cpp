@@ -6,19 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "json.hpp"
 #include "program.hpp"
 #include <doctest/doctest.h>
 
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string fresh(const std::string& name) {
-  const std::string path = scratch() / name;
-  fs::remove_all(path);
-  return path;
-}
 
 /// The job of `tiny()` in as many processes, as mpirun is told of it.
 Words part(int ranks, const Words& options, const std::string& folder = scratch().path()) {
@@ -47,18 +40,6 @@ void check_refused(int ranks, const Words& options, const std::string& what, int
   REQUIRE(lines.size() == 1);
   CHECK(lines[0].starts_with("train_gpt_mpi: "));
   CHECK(lines[0].find(what) != std::string::npos);
-}
-
-/// Number, loss and gradient norm of each step in a log: equal text, equal bits.
-std::vector<std::string> steps_of(const std::string& log) {
-  std::vector<std::string> steps;
-  for (const std::string& line : lines_of(read_file(log))) {
-    const Json event = Json::parse(line);
-    if (event["event"].string() == "step")
-      steps.push_back(event["step"].text + ' ' + event["loss"].text + ' ' +
-                      event["grad_norm"].text);
-  }
-  return steps;
 }
 
 /// The shell's words that run `command`, send `signal` to `rank` when `file` is there, and end with

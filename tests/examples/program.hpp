@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "json.hpp"
 #include "run.hpp"
 
 /// The smallest job that still has two heads and two sequences; later options replace these.
@@ -30,6 +31,18 @@ inline const std::string& text_file() {
 
 inline Ended train(const Words& options) {
   return run(tiny() + Words{"--data", text_file()} + options);
+}
+
+/// Number, loss, gradient norm and rate of each step in a log: equal text, equal bits.
+inline std::vector<std::string> steps_of(const std::string& log) {
+  std::vector<std::string> steps;
+  for (const std::string& line : lines_of(read_file(log))) {
+    const Json event = Json::parse(line);
+    if (event["event"].string() == "step")
+      steps.push_back(event["step"].text + ' ' + event["loss"].text + ' ' +
+                      event["grad_norm"].text + ' ' + event["learning_rate"].text);
+  }
+  return steps;
 }
 
 /// --nvme and a folder, which is made.

@@ -28,6 +28,13 @@ inline Scratch& scratch() {
   return folder;
 }
 
+/// A path in it where nothing is.
+inline std::string fresh(const std::string& name) {
+  const std::string path = scratch() / name;
+  std::filesystem::remove_all(path);
+  return path;
+}
+
 inline std::string read_file(const std::string& path) {
   std::ifstream file{path, std::ios::binary};
   return {std::istreambuf_iterator<char>{file}, {}};

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DFUZZER=... -DSEEDS=... -DWHAT=name -DSHARERS=n -DWORK=dir -P RunFuzzer.cmake
-# Writes the seeds, then lets the fuzzer search from those of WHAT. All n fuzzers together search for
-# SHARDEXPR_FUZZ_SECONDS, 20 by default. What it finds stays in WORK.
+# cmake -DFUZZER=... -DINPUTS=dir;... -DSHARERS=n -DWORK=dir [-DSEEDS=...] -P RunFuzzer.cmake
+# Lets the fuzzer search from the files of INPUTS; the program SEEDS writes them first, to WORK/seeds.
+# It takes an n-th of SHARDEXPR_FUZZ_SECONDS, 20 by default. What it finds stays in WORK.
 cmake_minimum_required(VERSION 3.25)
 set(seconds 20)
 if(DEFINED ENV{SHARDEXPR_FUZZ_SECONDS})
@@ -10,19 +10,18 @@ endif()
 if(NOT seconds MATCHES "^[1-9][0-9]*$")
   message(FATAL_ERROR "SHARDEXPR_FUZZ_SECONDS is '${seconds}'; give a whole number above 0")
 endif()
-math(EXPR seconds "${seconds} / ${SHARERS}")
-if(seconds EQUAL 0)
-  set(seconds 1)  # 0 is without end
-endif()
+math(EXPR seconds "(${seconds} + ${SHARERS} - 1) / ${SHARERS}")  # never 0, which is without end
 file(REMOVE_RECURSE ${WORK}/corpus ${WORK}/seeds)
 file(MAKE_DIRECTORY ${WORK}/corpus)
-set(ENV{SHARDEXPR_SEEDS} ${WORK}/seeds)
-execute_process(COMMAND ${SEEDS} RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_VARIABLE out)
-if(NOT rc EQUAL 0)
-  message(FATAL_ERROR "the seeds cannot be written:\n${out}")
+if(DEFINED SEEDS)
+  set(ENV{SHARDEXPR_SEEDS} ${WORK}/seeds)
+  execute_process(COMMAND ${SEEDS} RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_VARIABLE out)
+  if(NOT rc EQUAL 0)
+    message(FATAL_ERROR "the seeds cannot be written:\n${out}")
+  endif()
 endif()
 execute_process(COMMAND ${FUZZER} -max_total_time=${seconds} -max_len=4096 -timeout=10
-    -rss_limit_mb=2048 -artifact_prefix=${WORK}/ -print_final_stats=1 ${WORK}/corpus ${WORK}/seeds/${WHAT}
+    -rss_limit_mb=2048 -artifact_prefix=${WORK}/ -print_final_stats=1 ${WORK}/corpus ${INPUTS}
   RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_VARIABLE out)
 if(NOT rc EQUAL 0)
   message(FATAL_ERROR "the fuzzer found something (${rc}); the input lies in ${WORK}:\n${out}")
