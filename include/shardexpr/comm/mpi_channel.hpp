@@ -97,6 +97,15 @@ class MpiChannel : public Watched {
     watch_->remove(*this);
   }
 
+  /// Errors:  CommError when the job has failed before this call.
+  void check_failure(const Call& call) const {
+    try {
+      watch_->failure()->rethrow();
+    } catch (const CommError& error) {
+      throw CommError(error.what() + ("; next here was " + call.text()) + " of " + name());
+    }
+  }
+
   // Between what the stream's thread does and the watch.
   Progress progress() const {
     // The end first: what has ended has begun.
@@ -109,7 +118,7 @@ class MpiChannel : public Watched {
   class UnderWay {
    public:
     UnderWay(MpiChannel& channel, const Call& call) : channel_{channel}, number_{call.sequence} {
-      channel.watch_->failure()->rethrow();
+      channel.check_failure(call);
       channel.begun_.store(number_, std::memory_order_release);
     }
     UnderWay(const UnderWay&) = delete;
