@@ -97,12 +97,14 @@ class MpiChannel : public Watched {
     watch_->remove(*this);
   }
 
-  /// Errors:  CommError when the job has failed before this call.
-  void check_failure(const Call& call) const {
+  /// Errors:  CommError when the job has failed: why, and where this rank was by then.
+  void check_failure(const std::string& call) const {
     try {
       watch_->failure()->rethrow();
     } catch (const CommError& error) {
-      throw CommError(error.what() + ("; next here was " + call.text()) + " of " + name());
+      const std::string why = error.what();
+      const bool is_named = why.find(call + " of " + name()) != std::string::npos;
+      throw CommError(is_named ? why : why + "; next here was " + call + " of " + name());
     }
   }
 
@@ -118,7 +120,7 @@ class MpiChannel : public Watched {
   class UnderWay {
    public:
     UnderWay(MpiChannel& channel, const Call& call) : channel_{channel}, number_{call.sequence} {
-      channel.check_failure(call);
+      if (channel.watch_->failure()->is_set()) channel.check_failure(call.text());
       channel.begun_.store(number_, std::memory_order_release);
     }
     UnderWay(const UnderWay&) = delete;
@@ -193,7 +195,8 @@ class MpiChannel : public Watched {
   /// Between two looks at what peers do.
   /// Errors:  CommError when the job has failed. What MPI was asked for still is under way then.
   void pause() const {
-    if (watch_ != nullptr) watch_->failure()->rethrow();
+    if (watch_ != nullptr && watch_->failure()->is_set())
+      check_failure(log().text(begun_.load(std::memory_order_relaxed)));
     std::this_thread::yield();
   }
 
