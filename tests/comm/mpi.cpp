@@ -135,7 +135,9 @@ TEST_CASE("memory that peers read in place gives the same bits, and stays as it 
   Watchdog watchdog{"reduction_buffer", std::chrono::seconds{300}};
   for (const std::size_t node_ranks : {0, 1, 2})
     for (const std::size_t n : {1, 640, 70'001}) {
-      Mpi comm{MPI_COMM_WORLD, {.node_ranks = node_ranks}};
+      // Across nodes, in several steps.
+      Mpi comm{MPI_COMM_WORLD,
+               {.bytes_at_once = node_ranks == 2 ? 16'000 : 1_GiB, .node_ranks = node_ranks}};
       Cpu device;
       Cpu::Stream stream;
       const Context<Cpu> ctx{device, stream};
@@ -167,6 +169,27 @@ TEST_CASE("memory that peers read in place gives the same bits, and stays as it 
       CHECK(same_bits({got.begin(), got.end()},
                       reduced<float>(1, world, 0, world * n, Reduction::mean)));
     }
+}
+
+TEST_CASE("who goes on from a sum in place may write there at once") {
+  Watchdog watchdog{"written at once", std::chrono::seconds{300}};
+  Mpi comm{MPI_COMM_WORLD};
+  Cpu device;
+  Cpu::Stream stream;
+  const std::size_t n = 200'000, world = comm.size();
+  auto memory = comm.reduction_buffer<std::int64_t>(device, world * n);
+  const std::span<std::int64_t> full = memory.span();
+  std::vector<std::int64_t> sum(n);
+  std::size_t right = 0;
+  for (std::int64_t i = 1; i <= 40; ++i) {
+    std::fill(full.begin(), full.end(), i);
+    comm.reduce_scatter(Context<Cpu>{device, stream}, std::span<const std::int64_t>{full},
+                        std::span{sum}, Reduction::sum);
+    std::fill(full.begin(), full.end(), -1);
+    right += static_cast<std::size_t>(
+        std::count(sum.begin(), sum.end(), i * static_cast<std::int64_t>(world)));
+  }
+  CHECK(right == 40 * n);
 }
 
 TEST_CASE("a buffer's memory is used for another when every rank has let go of it") {

@@ -38,8 +38,10 @@ struct WindowPlace {
 /// and every other one reads: `pass`.
 class MpiNode {
  public:
-  /// The most bytes of a message, of which some are under way at a time: as fast as any here, and
-  /// one who is held up by the system does not at once hold up the others.
+  /// The most bytes of a message: as fast as any here. Four are under way at a time, so that one
+  /// who is held up by the system does not at once hold up the others. Nobody waits for who reads:
+  /// who writes message m has read m - 2, peers had written that one by then, and read m - 4
+  /// before.
   static constexpr std::size_t message_bytes = std::size_t{256} << 10, messages = 4;
 
   /// Every rank of `channel` makes one at the same time.
@@ -145,14 +147,13 @@ class MpiNode {
   void pass(std::size_t count, Write write, Read read) {
     for (std::size_t k = 0; k <= count; ++k) {
       if (k < count) {
-        await(&Slot::read, written_ < messages ? 0 : written_ - messages + 1);
         write(k, message(rank(), written_));
         slots_[rank()]->written.store(++written_, std::memory_order_release);
       }
       if (k == 0) continue;
       await(&Slot::written, read_ + 1);
       read(k - 1, [this](std::size_t peer) { return message(peer, read_); });
-      slots_[rank()]->read.store(++read_, std::memory_order_release);
+      ++read_;
     }
   }
 
@@ -165,7 +166,6 @@ class MpiNode {
   struct Slot {
     alignas(cache_line_bytes) Count arrived{0};
     alignas(cache_line_bytes) Count written{0};
-    alignas(cache_line_bytes) Count read{0};
     // In turns: a rank that has met goes on to say its next call while another reads this one.
     alignas(cache_line_bytes) Said said[2];
   };
