@@ -84,10 +84,14 @@ struct Call {
 
 /// A call on `count` elements of `T`.
 template <class T>
-Call call_of(Collective collective, std::size_t sequence, std::size_t count) {
+Call call_of(Collective collective, std::size_t sequence, std::size_t count,
+             std::size_t unit = Label::no_unit) {
   static_assert(std::is_trivially_copyable_v<T>);
-  return {
-      .collective = collective, .sequence = sequence, .dtype = element_name<T>(), .count = count};
+  return {.collective = collective,
+          .sequence = sequence,
+          .dtype = element_name<T>(),
+          .count = count,
+          .unit = unit};
 }
 
 /// Refuses `whole` unless it holds one piece a rank.

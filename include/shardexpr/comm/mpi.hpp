@@ -76,7 +76,8 @@ class Mpi {
     if (channel_ == nullptr) return;
     bool is_well = channel_->ends_well();
     if (is_well) try {
-        meet({.collective = detail::Collective::barrier, .sequence = ++sequence_});
+        arrive(*channel_, *node_,
+               {.collective = detail::Collective::barrier, .sequence = ++sequence_});
       } catch (...) {  // a peer does not end with us
         is_well = false;
       }
@@ -188,7 +189,7 @@ class Mpi {
               const bool in_windows = node.all_in_windows();
               const std::size_t step = node.is_whole() ? n : detail::wire::step_of<T>(channel, n);
               for (std::size_t at = 0; at < n; at += step) {
-                const std::span<T> sum = detail::node::window_of(shard, at, step);
+                const std::span<T> sum = detail::piece_at(shard, at, step);
                 if (!node.is_whole())
                   detail::wire::send_slices(channel, node, call, full.data() + at, n, sum.size(),
                                             room.data());
@@ -220,8 +221,8 @@ class Mpi {
               if (node.is_whole()) return detail::node::sum_to_all<T>(node, values, scale);
               const std::size_t step = world * detail::wire::step_of<T>(channel, part);
               for (std::size_t at = 0; at < values.size(); at += step)
-                detail::wire::sum_to_all<T>(channel, call,
-                                            detail::node::window_of(values, at, step), room, scale);
+                detail::wire::sum_to_all<T>(channel, call, detail::piece_at(values, at, step), room,
+                                            scale);
             });
   }
 
@@ -292,7 +293,7 @@ class Mpi {
     const detail::Call call{.collective = detail::Collective::split, .sequence = ++sequence_};
     channel_->log().add(call);
     const typename Channel::UnderWay under_way{*channel_, call};
-    meet(call);
+    arrive(*channel_, *node_, call);
     return Mpi{channel_->split(call, color, key), call.text()};
   }
 
@@ -321,9 +322,7 @@ class Mpi {
   }
   template <class T, class D>
   detail::Call call(const Context<D>& ctx, detail::Collective collective, std::size_t count) {
-    detail::Call call = this->call<T>(collective, count);
-    call.unit = ctx.unit;
-    return call;
+    return detail::call_of<T>(collective, ++sequence_, count, ctx.unit);
   }
 
   /// Where the parts of all ranks lie that are added up at a time.
@@ -332,8 +331,15 @@ class Mpi {
     const std::size_t size_bytes = room_bytes<T>(size(), count, node_->size());
     return {reinterpret_cast<T*>(room_.take(ctx, size_bytes)), size_bytes / sizeof(T)};
   }
-  /// Enqueues `work(channel, node)`, which runs when this node's ranks have met, each with `data`
-  /// where others may read or write them. They are compared with other nodes' calls before.
+  /// Waits until this node's ranks have come to the same call, each with `data` where others may
+  /// read or write them. They are compared with other nodes' calls before.
+  static void arrive(Channel& channel, Node& node, const detail::Call& call,
+                     std::span<const std::byte> data = {}) {
+    channel.check_thread(call);
+    if (!node.is_whole()) channel.compare(call);
+    node.meet(call, node.place_of(data.data(), data.size()));
+  }
+  /// Enqueues `work(channel, node)`, which runs when the ranks have arrived with `data`.
   template <class D, std::size_t R, std::size_t W, class Work>
   void enqueue(const Context<D>& ctx, const Reads<R>& reads, const Writes<W>& writes,
                const detail::Call& call, std::span<const std::byte> data, Work work,
@@ -343,9 +349,7 @@ class Mpi {
         reads, writes,
         [=, channel = channel_.get(), node = node_.get()] {
           const typename Channel::UnderWay under_way{*channel, call};
-          channel->check_thread(call);
-          if (!node->is_whole()) channel->begin(call);
-          node->meet(call, node->place_of(data.data(), data.size()));
+          arrive(*channel, *node, call, data);
           work(*channel, *node);
         },
         where);
@@ -366,18 +370,12 @@ class Mpi {
                         " gathers into: name the same everywhere");
   }
 
-  /// Of a call that is on no stream.
-  void meet(const detail::Call& call) {
-    channel_->check_thread(call);
-    if (!node_->is_whole()) channel_->begin(call);
-    node_->meet(call);
-  }
   template <class T, class D>
   SharedBuffer<T> shared(D& device, const detail::Call& call, detail::MpiWindow::Form form,
                          std::size_t count, std::size_t charged_bytes, Purpose purpose) {
     channel_->log().add(call);
     const typename Channel::UnderWay under_way{*channel_, call};
-    meet(call);
+    arrive(*channel_, *node_, call);
     if (count == 0) return {};
     const std::size_t size_bytes = count * sizeof(T);
     std::shared_ptr<void> memory;
@@ -385,8 +383,7 @@ class Mpi {
       memory = {device.allocate_zeroed(size_bytes), &D::deallocate};
     } else {
       const std::uint64_t id = node_->allocate(form, size_bytes, call.text());
-      memory = {form == detail::MpiWindow::Form::one ? node_->first(id) : node_->own(id),
-                [id, node = node_](void*) { node->retire(id); }};
+      memory = {node_->own(id), [id, node = node_](void*) { node->retire(id); }};
     }
     return {std::move(memory), count, device.account(), charged_bytes, purpose};
   }

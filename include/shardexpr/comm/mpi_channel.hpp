@@ -160,11 +160,8 @@ class MpiChannel : public Watched {
                       text_of(result));
   }
 
-  /// A call of this rank begins.
-  /// Errors:  ConfigError where MPI does not allow this thread. CommError in every rank when ranks
-  ///          make different calls.
-  void begin(const Call& call) {
-    check_thread(call);
+  /// Errors:  CommError in every rank when ranks make different calls.
+  void compare(const Call& call) {
     if (!options_.compare_calls || size_ == 1) return;
     mine_ = CallOnWire{call};
     complete(call, [this](MPI_Comm comm, MPI_Request* request) {

@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -94,8 +93,8 @@ class MpiNode {
     const std::scoped_lock lock{retiring_};
     retired_.push_back(id);
   }
+  /// Of a window of form one: what all have.
   std::byte* own(std::uint64_t id) const { return find(id)->part(rank()); }
-  std::byte* first(std::uint64_t id) const { return find(id)->part(0); }
 
   WindowPlace place_of(const void* data, std::size_t count_bytes) const {
     for (const auto& [id, window] : windows_)
@@ -106,8 +105,7 @@ class MpiNode {
     return find(place.window)->part(peer) + place.offset;
   }
 
-  // Between ranks that make the same calls
-  // ---------------------------------------------------------
+  // Between ranks that make the same calls.
 
   /// Every rank has come, and what it says is to be had from `said` until the next but one `meet`.
   /// Errors:  CommError in every rank of the node when ranks make different calls.

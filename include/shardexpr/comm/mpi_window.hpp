@@ -79,7 +79,6 @@ class MpiWindow {
     MPI_Win_free(&window_);
   }
 
-  std::size_t size_bytes() const { return size_bytes_; }
   /// Where this process sees the part of the node's rank `peer`; of form one, of all.
   std::byte* part(std::size_t peer) const { return parts_[peer]; }
   /// Whether this rank's part holds those bytes.

@@ -293,9 +293,7 @@ class NcclOf {
   }
   template <class T, class D>
   detail::Call call(const Context<D>& ctx, detail::Collective collective, std::size_t count) {
-    detail::Call call = this->call<T>(collective, count);
-    call.unit = ctx.unit;
-    return call;
+    return detail::call_of<T>(collective, ++sequence_, count, ctx.unit);
   }
   template <class D>
   void begin(const Context<D>& ctx, const detail::Call& call) {
@@ -353,9 +351,7 @@ class NcclOf {
     const std::span<T> all{sent, sent == nullptr ? 0 : world * step};
     for (std::size_t at = 0; at < slice; at += step) {
       const auto of = [=](std::size_t r) {
-        const std::span<const T> whole = detail::part_of(full, slice, r);
-        const std::size_t begin = std::min(at, whole.size());
-        return whole.subspan(begin, std::min(step, whole.size() - begin));
+        return detail::piece_at(detail::part_of(full, slice, r), at, step);
       };
       const std::span<const T> own = of(rank);
       if (world > 1)

@@ -25,12 +25,6 @@ template <class T>
 void copy_to_peers(std::span<const T> from, T* to) {
   if (from.data() != to) copy_bytes(to, from.data(), from.size_bytes(), streaming_share_bytes);
 }
-/// Elements [at, at + step) of `values`, as far as there are any.
-template <class T>
-std::span<T> window_of(std::span<T> values, std::size_t at, std::size_t step) {
-  const std::size_t begin = std::min(at, values.size());
-  return values.subspan(begin, std::min(step, values.size() - begin));
-}
 /// Elements of each of `rows` rows of a message.
 template <class T>
 constexpr std::size_t row_elements(std::size_t rows) {
@@ -63,7 +57,7 @@ void all_gather(MpiNode& node, std::span<const T> shard, std::span<T> full) {
   node.pass(
       ceil_div(n, step),
       [&](std::size_t k, std::byte* to) {
-        const std::span<const T> part = window_of(shard, k * step, step);
+        const std::span<const T> part = piece_at(shard, k * step, step);
         copy_to_peers(part, reinterpret_cast<T*>(to));
         copy(part, full.data() + rank * n + k * step);
       },
@@ -81,7 +75,7 @@ template <class T>
 void broadcast(MpiNode& node, std::span<T> values, std::size_t root) {
   if (node.size() == 1) return;
   const std::size_t step = row_elements<T>(1);
-  const auto part = [&](std::size_t k) { return window_of(values, k * step, step); };
+  const auto part = [&](std::size_t k) { return piece_at(values, k * step, step); };
   node.pass(
       ceil_div(values.size(), step),
       [&](std::size_t k, std::byte* to) {
@@ -148,7 +142,7 @@ void sum_slices(MpiNode& node, std::size_t world, std::span<const T> full, std::
       },
       [&](std::size_t k, auto message) {
         const std::size_t at = k * rows.step();
-        add(at, window_of(to, at, rows.step()), [&](std::size_t peer) -> const T* {
+        add(at, piece_at(to, at, rows.step()), [&](std::size_t peer) -> const T* {
           if (peer == node.rank()) return full.data() + me * slice + begin + at;
           return rows.for_me(message(peer), peer);
         });
@@ -165,13 +159,7 @@ void sum_to_all_in_windows(MpiNode& node, std::span<T> values, SumOf<T> scale) {
     return reinterpret_cast<T*>(node.at(peer, node.place(peer)));
   };
   const std::size_t begin = std::min(values.size(), node.rank() * slice);
-  const std::size_t end = std::min(values.size(), begin + slice);
-  alignas(cache_line_bytes) T sum[sum_block];  // block by block while it is in cache
-  for (std::size_t at = begin; at < end; at += sum_block) {
-    const std::size_t n = std::min(sum_block, end - at);
-    sum_rows<T>(world, n, scale, sum, [&](std::size_t peer) -> const T* { return of(peer) + at; });
-    for (std::size_t peer = 0; peer < world; ++peer) copy<T>({sum, n}, of(peer) + at);
-  }
+  sum_rows_to_all<T>(world, begin, std::min(values.size(), begin + slice), scale, of);
   node.sync();
 }
 
@@ -184,7 +172,7 @@ void sum_to_all(MpiNode& node, std::span<T> values, SumOf<T> scale) {
   const std::size_t slice = ceil_div(values.size(), world), steps = ceil_div(slice, rows.step());
   if (steps == 0) return;
   const auto of = [&](std::size_t peer, std::size_t j) {
-    return window_of(part_of(values, slice, peer), j * rows.step(), rows.step());
+    return piece_at(part_of(values, slice, peer), j * rows.step(), rows.step());
   };
   const auto is_sum = [](std::size_t k) { return k > 0 && k % 2 == 0; };
   node.pass(

@@ -80,10 +80,8 @@ void dequantize(const Context<D>& ctx, std::span<const QuantizedBlock<bits>> fro
 /// Shapes:  part (n/64,) -> blocks (W*n/64,) -> full (W*n,), in rank order; part may be blocks'
 ///          slice of this rank. `blocks` and `full` lie in buffers that `gather_buffer` gave.
 /// Order:   when a rank comes, it has done with the old content of `full`.
-/// Cost:    sends (W-1) * n/64 blocks. Where ranks share one buffer, each writes its own values,
-/// and
-///          of those that came from elsewhere a part, and a barrier ends the call; else each writes
-///          all.
+/// Cost:    sends (W-1) * n/64 blocks. Where ranks share one buffer, each writes its own values
+///          and a part of those from elsewhere, and a barrier ends the call; else each writes all.
 template <std::size_t bits, class T, class C, class D>
 void gather_quantized(C& comm, const Context<D>& ctx, std::span<const QuantizedBlock<bits>> part,
                       std::span<QuantizedBlock<bits>> blocks, std::span<T> full) {

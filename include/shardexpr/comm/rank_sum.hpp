@@ -75,4 +75,19 @@ void sum_rows(std::size_t world, std::size_t count, SumOf<T> scale, T* out, Row 
   }
 }
 
+/// The sums of elements [begin, end) of all rows, written to every row.
+///
+/// Shapes:  row(rank) is a T* to at least `end` elements, for each rank.
+/// Cost:    block by block while the sum is in cache.
+template <class T, class Row>
+void sum_rows_to_all(std::size_t world, std::size_t begin, std::size_t end, SumOf<T> scale,
+                     Row row) {
+  alignas(64) T sum[sum_block];
+  for (std::size_t at = begin; at < end; at += sum_block) {
+    const std::size_t n = std::min(sum_block, end - at);
+    sum_rows<T>(world, n, scale, sum, [&](std::size_t rank) -> const T* { return row(rank) + at; });
+    for (std::size_t rank = 0; rank < world; ++rank) copy_bytes(row(rank) + at, sum, n * sizeof(T));
+  }
+}
+
 }  // namespace shardexpr::detail

@@ -14,11 +14,16 @@
 
 namespace shardexpr::detail {
 
+/// Elements [at, at + count) of values, as far as there are any.
+template <class T>
+std::span<T> piece_at(std::span<T> values, std::size_t at, std::size_t count) {
+  const std::size_t begin = std::min(at, values.size());
+  return values.subspan(begin, std::min(count, values.size() - begin));
+}
 /// Rank `rank`'s part of values that are cut into slices; those of the last ranks are shorter.
 template <class T>
 std::span<T> part_of(std::span<T> values, std::size_t slice, std::size_t rank) {
-  const std::size_t begin = std::min(values.size(), rank * slice);
-  return values.subspan(begin, std::min(slice, values.size() - begin));
+  return piece_at(values, rank * slice, slice);
 }
 
 class ReductionRoom {

@@ -163,7 +163,9 @@ class Threads {
               const std::size_t end = std::min(values.size(), begin + slice);
               const auto scale = detail::scale_of<T>(reduction, world);
               if constexpr (detail::runs_on_host<D>)
-                sum_to_all<T>(met, begin, end, scale);
+                detail::sum_rows_to_all<T>(world, begin, end, scale, [&](std::size_t peer) {
+                  return met.template data<T>(peer);
+                });
               else
                 D::for_each_at_once(end - begin,
                                     detail::SumRowsToAll<T>{rows<T>(met, begin), world, scale});
@@ -240,9 +242,7 @@ class Threads {
   }
   template <class T, class D>
   detail::Call call(const Context<D>& ctx, detail::Collective collective, std::size_t count) {
-    detail::Call call = this->call<T>(collective, count);
-    call.unit = ctx.unit;
-    return call;
+    return detail::call_of<T>(collective, ++sequence_, count, ctx.unit);
   }
 
   /// Enqueues what this rank does when all have met: `work(meeting)`. A rank whose kernel fails
@@ -288,19 +288,6 @@ class Threads {
       copy<T>(from, to, count);
     else if (from != to)
       D::for_each_at_once(count, detail::CopyRow<T>{from, to});
-  }
-  /// Block by block while the sum is in cache.
-  template <class T>
-  static void sum_to_all(const auto& met, std::size_t begin, std::size_t end,
-                         detail::SumOf<T> scale) {
-    alignas(detail::cache_line_bytes) T sum[detail::sum_block];
-    for (std::size_t at = begin; at < end; at += detail::sum_block) {
-      const std::size_t n = std::min(detail::sum_block, end - at);
-      detail::sum_rows<T>(met.size(), n, scale, sum,
-                          [&](std::size_t peer) { return met.template data<T>(peer) + at; });
-      for (std::size_t peer = 0; peer < met.size(); ++peer)
-        copy<T>(sum, met.template data<T>(peer) + at, n);
-    }
   }
   template <class T>
   static detail::Rows<T> rows(const auto& met, std::size_t at = 0) {
