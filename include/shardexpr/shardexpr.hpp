@@ -21,6 +21,7 @@
 #include <shardexpr/nn/cpu/blas.hpp>
 #include <shardexpr/nn/gpt.hpp>
 #include <shardexpr/plan/plan.hpp>
+#include <shardexpr/policy/combinations.hpp>
 #include <shardexpr/policy/deepspeed.hpp>
 #include <shardexpr/policy/fsdp.hpp>
 #include <shardexpr/policy/strategy.hpp>

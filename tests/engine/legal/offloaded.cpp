@@ -5,7 +5,7 @@
 
 namespace {
 
-using sx::detail::list;
+using sx::Strategies;
 
 using legal::In16;
 template <class Parameters, class Optimizer, class... P>
@@ -18,20 +18,20 @@ using sx::OnHost;
 using Most = sx::Partly<4, 5>;
 
 using OneCopy =
-    list<Fp32<OnHost, OnHost>, Mixed<OnHost, OnHost, sx::ForwardPrefetch<1>>,
-         Fp32<OnHost, OnHost, sx::PersistBelow<8>, sx::ReshardTo<2>>,
-         Fp32<OnDevice, OnHost, sx::NoShard>, Mixed<OnDevice, OnHost, sx::ShardOptimizer>,
-         Mixed<OnDevice, OnHost, sx::ShardGradOp, sx::ReduceAtEnd>, Fp32<OnHost, OnDevice>,
-         Mixed<OnHost, OnDevice, sx::PersistBelow<8>>, Fp32<OnDevice, Most, sx::NoShard>,
-         Mixed<OnDevice, Most, sx::WrapBySize<100>>, Fp32<OnHost, Most, sx::WrapWhole>>;
-using Copies = list<Mixed<OnHost, OnHost, sx::HybridShard<2>>,
-                    Fp32<OnDevice, Most, sx::HybridShardGradOp<2>, sx::WrapBySize<100>>>;
+    Strategies<Fp32<OnHost, OnHost>, Mixed<OnHost, OnHost, sx::ForwardPrefetch<1>>,
+               Fp32<OnHost, OnHost, sx::PersistBelow<8>, sx::ReshardTo<2>>,
+               Fp32<OnDevice, OnHost, sx::NoShard>, Mixed<OnDevice, OnHost, sx::ShardOptimizer>,
+               Mixed<OnDevice, OnHost, sx::ShardGradOp, sx::ReduceAtEnd>, Fp32<OnHost, OnDevice>,
+               Mixed<OnHost, OnDevice, sx::PersistBelow<8>>, Fp32<OnDevice, Most, sx::NoShard>,
+               Mixed<OnDevice, Most, sx::WrapBySize<100>>, Fp32<OnHost, Most, sx::WrapWhole>>;
+using Copies = Strategies<Mixed<OnHost, OnHost, sx::HybridShard<2>>,
+                          Fp32<OnDevice, Most, sx::HybridShardGradOp<2>, sx::WrapBySize<100>>>;
 
 TEST_CASE("every strategy that offloads trains to the same bits, without a race") {
-  legal::for_each<0, 1>(OneCopy{}, []<class S>() { legal::check_strategy<S>({1, 2, 3, 4}); });
+  sx::for_each_strategy(OneCopy{}, []<class S>() { legal::check_strategy<S>({1, 2, 3, 4}); });
 }
 TEST_CASE("every hybrid strategy that offloads trains to the same bits as its kind") {
-  legal::for_each<0, 1>(Copies{}, []<class S>() { legal::check_strategy<S>({4, 6}); });
+  sx::for_each_strategy(Copies{}, []<class S>() { legal::check_strategy<S>({4, 6}); });
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace {
 
-using sx::detail::list;
+using sx::Strategies;
 
 using legal::In16;
 template <class Parameters, class Optimizer, class... P>
@@ -19,17 +19,17 @@ using sx::OnHost;
 using sx::OnNvme;
 using Most = sx::Partly<4, 5>;  // whole blocks of them
 
-using OneCopy =
-    list<Fp32<OnDevice, OnNvme, sx::ShardOptimizer>, Mixed<OnDevice, OnNvme>,
-         Fp32<OnHost, OnNvme, sx::PersistBelow<8>>, Fp32<OnNvme, OnNvme>, Mixed<OnNvme, OnNvme>,
-         Fp32<OnNvme, OnHost>, Mixed<OnNvme, OnDevice>, Mixed<OnNvme, Most, sx::WrapBySize<100>>>;
-using Copies = list<Mixed<OnDevice, OnNvme, sx::HybridShard<2>>>;
+using OneCopy = Strategies<Fp32<OnDevice, OnNvme, sx::ShardOptimizer>, Mixed<OnDevice, OnNvme>,
+                           Fp32<OnHost, OnNvme, sx::PersistBelow<8>>, Fp32<OnNvme, OnNvme>,
+                           Mixed<OnNvme, OnNvme>, Fp32<OnNvme, OnHost>, Mixed<OnNvme, OnDevice>,
+                           Mixed<OnNvme, Most, sx::WrapBySize<100>>>;
+using Copies = Strategies<Mixed<OnDevice, OnNvme, sx::HybridShard<2>>>;
 
 TEST_CASE("every strategy with state on a disk trains to the same bits, without a race") {
-  legal::for_each<0, 1>(OneCopy{}, []<class S>() { legal::check_strategy<S>({1, 2, 4}); });
+  sx::for_each_strategy(OneCopy{}, []<class S>() { legal::check_strategy<S>({1, 2, 4}); });
 }
 TEST_CASE("every hybrid strategy with state on a disk trains to the same bits as its kind") {
-  legal::for_each<0, 1>(Copies{}, []<class S>() { legal::check_strategy<S>({4}); });
+  sx::for_each_strategy(Copies{}, []<class S>() { legal::check_strategy<S>({4}); });
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 namespace {
 
-using sx::detail::list;
+using sx::Strategies;
 
 template <class... P>
 using Both = sx::StrategyOf<sx::QuantizedWeights, sx::QuantizedGradients, P...>;
@@ -25,22 +25,23 @@ struct FineGradients {
   static constexpr std::size_t bits = 8;
 };
 
-using OneCopy =
-    list<Both<>, Both<sx::BackwardNone, sx::ReshardTo<2>>,
-         Both<sx::BackwardPost, sx::ForwardPrefetch<2>, sx::PersistBelow<8>>,
-         Both<sx::WrapBySize<60>, sx::ReduceAtEnd, sx::Recompute<>>, Weights<>,
-         Weights<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ReshardTo<2>, sx::PersistBelow<8>>,
-         Gradients<sx::ShardOptimizer>, Gradients<sx::ShardOptimizer, sx::ReduceAtEnd>,
-         Gradients<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ShardGradOp>,
-         sx::StrategyOf<FewWeights, FineGradients, sx::WrapEach<toy::Mixer>>>;
-using Copies = list<Both<sx::HybridShard<2>, sx::LimitGathers<3>>,
-                    Gradients<sx::HybridShardGradOp<2>, sx::MixedPrecision<sx::bf16, sx::bf16>>>;
+using OneCopy = Strategies<
+    Both<>, Both<sx::BackwardNone, sx::ReshardTo<2>>,
+    Both<sx::BackwardPost, sx::ForwardPrefetch<2>, sx::PersistBelow<8>>,
+    Both<sx::WrapBySize<60>, sx::ReduceAtEnd, sx::Recompute<>>, Weights<>,
+    Weights<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ReshardTo<2>, sx::PersistBelow<8>>,
+    Gradients<sx::ShardOptimizer>, Gradients<sx::ShardOptimizer, sx::ReduceAtEnd>,
+    Gradients<sx::MixedPrecision<sx::bf16, sx::bf16>, sx::ShardGradOp>,
+    sx::StrategyOf<FewWeights, FineGradients, sx::WrapEach<toy::Mixer>>>;
+using Copies =
+    Strategies<Both<sx::HybridShard<2>, sx::LimitGathers<3>>,
+               Gradients<sx::HybridShardGradOp<2>, sx::MixedPrecision<sx::bf16, sx::bf16>>>;
 
 TEST_CASE("quantized, every strategy trains to the same bits, without a race") {
-  legal::for_each<0, 1>(OneCopy{}, []<class S>() { legal::check_strategy<S>({1, 2, 3, 4}); });
+  sx::for_each_strategy(OneCopy{}, []<class S>() { legal::check_strategy<S>({1, 2, 3, 4}); });
 }
 TEST_CASE("quantized, every hybrid strategy trains to the same bits as its kind") {
-  legal::for_each<0, 1>(Copies{}, []<class S>() { legal::check_strategy<S>({4, 6}); });
+  sx::for_each_strategy(Copies{}, []<class S>() { legal::check_strategy<S>({4, 6}); });
 }
 
 }  // namespace

@@ -8,20 +8,20 @@ constexpr std::size_t every = LEGAL_EVERY;  // more than 1 where a build looks a
 
 TEST_CASE("every legal strategy over one copy trains to the same bits, without a race") {
   std::size_t count = 0;
-  legal::for_each<SLICE, 4 * every>(legal::OneCopy{}, [&]<class S>() {
+  sx::for_each_strategy<SLICE, 4 * every>(legal::OneCopy{}, [&]<class S>() {
     legal::check_strategy<S>({1, 2, 3, 4});
     ++count;
   });
-  CHECK(count >= legal::size<legal::OneCopy> / (4 * every));
+  CHECK(count >= legal::OneCopy::size / (4 * every));
 }
 
 TEST_CASE("every legal hybrid strategy trains to the same bits as its kind, without a race") {
   std::size_t count = 0;
-  legal::for_each<SLICE, 4 * every>(legal::Copies{}, [&]<class S>() {
+  sx::for_each_strategy<SLICE, 4 * every>(legal::Copies{}, [&]<class S>() {
     legal::check_strategy<S>({4, 6, 8});
     ++count;
   });
-  CHECK(count >= legal::size<legal::Copies> / (4 * every));
+  CHECK(count >= legal::Copies::size / (4 * every));
 }
 
 TEST_CASE("hybrid strategies differ from the others in rounding alone") {
