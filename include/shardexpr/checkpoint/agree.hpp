@@ -11,6 +11,24 @@
 
 namespace shardexpr::detail {
 
+/// How something went on a rank, as others are told. Apart from `agree`, as most of it is: what
+/// depends neither on the work nor on the trainer is compiled once.
+struct Said {
+  bool has_failed = false;
+  char what[1000] = {};
+
+  explicit Said(const std::exception* error = nullptr) : has_failed{error != nullptr} {
+    if (error != nullptr) std::strncpy(what, error->what(), sizeof what - 1);
+  }
+};
+/// Errors:  IoError if it failed on any rank, with the first one's words.
+inline void throw_if_failed(const std::vector<Said>& all, const char* doing) {
+  for (std::size_t rank = 0; rank < all.size(); ++rank)
+    if (all[rank].has_failed)
+      throw IoError(std::string{doing} + " failed on rank " + std::to_string(rank) + ": " +
+                    all[rank].what);
+}
+
 /// Does something on this rank that may fail here alone, and then lets every rank know: where it
 /// failed on any, all throw, so that none goes on to what the others do not reach.
 ///
@@ -18,24 +36,17 @@ namespace shardexpr::detail {
 /// Errors:  what `work` threw, in its own rank; IoError with the rank and its words in the others.
 template <class M, class S, class Work>
 void agree(Core<M, S>& core, const char* doing, Work work) {
-  struct Said {
-    bool has_failed = false;
-    char what[1000] = {};
-  } said;
+  Said said;
   std::exception_ptr mine;
   try {
     work();
   } catch (const std::exception& error) {
     mine = std::current_exception();
-    said.has_failed = true;
-    std::strncpy(said.what, error.what(), sizeof said.what - 1);
+    said = Said{&error};
   }
   const std::vector<Said> all = exchange(core, said);
   if (mine) std::rethrow_exception(mine);
-  for (std::size_t rank = 0; rank < all.size(); ++rank)
-    if (all[rank].has_failed)
-      throw IoError(std::string{doing} + " failed on rank " + std::to_string(rank) + ": " +
-                    all[rank].what);
+  throw_if_failed(all, doing);
 }
 
 }  // namespace shardexpr::detail

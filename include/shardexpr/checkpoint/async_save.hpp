@@ -102,7 +102,7 @@ class AsyncSaver {
       pieces = copy_state(*part);
     });
     Manifest manifest;
-    if (leads) manifest = manifest_of<Form>(*trainer_, options.cursor);
+    if (leads) manifest = manifest_of(*trainer_, std::is_same_v<Form, LocalState>, options.cursor);
 
     board_.emplace(checkpoint.folder(), core().mesh.world().rank());
     std::promise<void> written, committed;

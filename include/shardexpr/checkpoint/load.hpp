@@ -44,7 +44,7 @@ namespace detail {
 /// Refuses a checkpoint of another model, or of another optimizer.
 template <class Trainer>
 void check_fits(Trainer& trainer, const std::string& folder, const Manifest& manifest) {
-  const Manifest own = manifest_of<ShardedState>(trainer, {});
+  const Manifest own = manifest_of(trainer, false, {});
   const auto refuse = [&](const std::string& what) {
     throw ConfigError(folder + " does not fit: " + what);
   };

@@ -119,7 +119,7 @@ void save_checkpoint(Trainer& trainer, const std::string& directory, const Form&
   const std::vector<PartSums> sums = exchange(core, mine);
   agree(core, "save_checkpoint", [&] {
     if (!leads) return;
-    Manifest manifest = manifest_of<Form>(trainer, options.cursor);
+    Manifest manifest = manifest_of(trainer, std::is_same_v<Form, LocalState>, options.cursor);
     for (std::size_t rank = 0; rank < shape.parts; ++rank)
       manifest.files.push_back(sums[rank].record(part_name(rank, shape.parts)));
     commit_parts(checkpoint, std::move(manifest), form, options);

@@ -137,6 +137,15 @@ bool restore(const OpaqueValue* kept, T& value) {
   return true;
 }
 
+// Apart from what they are of, which depends on the strategy: these depend on the model alone.
+template <class M>
+void append_offsets(const Layout<M>& layout, std::string& text) {
+  text += " parameters";
+  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string&) {
+    text += ' ' + std::to_string(parameter.flat) + ':' + std::to_string(parameter.offset);
+  });
+}
+
 /// Where everything lies on the ranks: what must be the same to load a LocalState.
 template <class Trainer>
 std::string layout_text(Trainer& trainer) {
@@ -156,19 +165,31 @@ std::string layout_text(Trainer& trainer) {
     for (const std::size_t number : numbers) text += ' ' + std::to_string(number);
     text += core.layout.flat(f).is_trainable ? ';' : 'f';
   }
-  text += " parameters";
-  for_each_own_parameter(core.layout, [&](const ParameterLayout& parameter, const std::string&) {
-    text += ' ' + std::to_string(parameter.flat) + ':' + std::to_string(parameter.offset);
-  });
+  append_offsets(core.layout, text);
   return text;
 }
 
-/// All but the files.
-template <class Form, class Trainer>
-Manifest manifest_of(Trainer& trainer, const std::string& cursor) {
+/// The model's parameters, and in which dtype each is kept.
+template <class M>
+std::vector<Manifest::Parameter> described_parameters(const Layout<M>& layout,
+                                                      std::string_view trained_dtype,
+                                                      std::string_view frozen_dtype) {
+  std::vector<Manifest::Parameter> all;
+  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
+    const bool is_trained = layout.flat(parameter.flat).is_trainable;
+    Manifest::Parameter described{name, std::string{is_trained ? trained_dtype : frozen_dtype}, {}};
+    for (std::size_t i = 0; i < parameter.spec.shape.rank; ++i)
+      described.shape.push_back(parameter.spec.shape[i]);
+    all.push_back(std::move(described));
+  });
+  return all;
+}
+
+/// All but the files. `is_local`: of a LocalState.
+template <class Trainer>
+Manifest manifest_of(Trainer& trainer, bool is_local, const std::string& cursor) {
   using S = typename Trainer::Strategy;
   using P = typename S::precision;
-  constexpr bool is_local = std::is_same_v<Form, LocalState>;
   static_assert(S::optimizer::moments <= Manifest::most_moments,
                 "an optimizer of more moments could be saved, and not loaded");
   Manifest manifest;
@@ -185,17 +206,9 @@ Manifest manifest_of(Trainer& trainer, const std::string& cursor) {
   manifest.values.push_back(opaque("schedule", trainer.options().schedule));
   manifest.values.push_back(opaque("groups", trainer.options().groups));
   manifest.values.push_back(opaque("loss_scale", TrainerAccess::scaler(trainer)));
-  for_each_own_parameter(trainer.layout(), [&](const ParameterLayout& parameter,
-                                               const std::string& name) {
-    const bool is_trained = trainer.layout().flat(parameter.flat).is_trainable;
-    Manifest::Parameter described{name,
-                                  std::string{is_trained ? stored_dtype_name<typename P::storage>
-                                                         : stored_dtype_name<typename P::compute>},
-                                  {}};
-    for (std::size_t i = 0; i < parameter.spec.shape.rank; ++i)
-      described.shape.push_back(parameter.spec.shape[i]);
-    manifest.parameters.push_back(std::move(described));
-  });
+  manifest.parameters =
+      described_parameters(trainer.layout(), stored_dtype_name<typename P::storage>,
+                           stored_dtype_name<typename P::compute>);
   return manifest;
 }
 

@@ -38,6 +38,32 @@ enum class StateShare { own, all };
 /// which are called "flat 0" and on: those mean something to the same layout alone.
 enum class StateUnits { parameters, flats };
 
+/// A parameter in its flat, or a flat as a whole, by the name that `KeptState` gives it.
+struct NamedState {
+  std::string name;
+  Shape shape;
+  std::size_t offset;  // in its flat
+
+  std::size_t end() const { return offset + shape.count(); }
+  StateStretch stretch(std::size_t kind, std::size_t flat, std::size_t in_flat) const {
+    return {&name, &shape, kind, in_flat - offset, flat, in_flat};
+  }
+};
+/// What there is, flat by flat. It depends on the model alone: strategies share what is compiled.
+template <class M>
+std::vector<std::vector<NamedState>> named_state(const Layout<M>& layout, StateUnits units) {
+  std::vector<std::vector<NamedState>> all(layout.flat_count());
+  if (units == StateUnits::flats) {
+    for (std::size_t f = 0; f < all.size(); ++f)
+      all[f].push_back({"flat " + std::to_string(f), shape(layout.flat(f).padded), 0});
+    return all;
+  }
+  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, std::string name) {
+    all[parameter.flat].push_back({std::move(name), parameter.spec.shape, parameter.offset});
+  });
+  return all;
+}
+
 /// Calls `visit(stretch, span<T>)` for each stretch, in memory of the host: T is the dtype in which
 /// it is kept, const where `access` is `reads`.
 ///
@@ -54,18 +80,7 @@ class KeptState {
 
  public:
   explicit KeptState(Core& core, StateUnits units = StateUnits::parameters)
-      : core_{&core}, parameters_(core.layout.flat_count()) {
-    if (units == StateUnits::flats) {
-      for (std::size_t f = 0; f < parameters_.size(); ++f)
-        parameters_[f].push_back(
-            {"flat " + std::to_string(f), shape(core.layout.flat(f).padded), 0});
-      return;
-    }
-    for_each_own_parameter(core.layout, [&](const ParameterLayout& parameter, std::string name) {
-      parameters_[parameter.flat].push_back(
-          {std::move(name), parameter.spec.shape, parameter.offset});
-    });
-  }
+      : core_{&core}, parameters_{named_state(core.layout, units)} {}
 
   /// Every copy of the model is kept by ranks of its own; the first saves it.
   bool has(StateShare share) const {
@@ -97,7 +112,7 @@ class KeptState {
   /// element `offset`.
   template <class Look>
   void for_each_parameter(std::size_t f, Look look) const {
-    for (const Named& named : parameters_[f]) look(named.name, named.shape, named.offset);
+    for (const NamedState& named : parameters_[f]) look(named.name, named.shape, named.offset);
   }
   /// What `visit` will show of each parameter and kind, in one stretch or in several that follow
   /// each other: `describe(stretch, count, std::type_identity<T>)`.
@@ -109,7 +124,7 @@ class KeptState {
     for (std::size_t f = 0; f < parameters_.size(); ++f) {
       const bool is_trained = core_->layout.flat(f).is_trainable;
       const FlatLayout::Run seen = window(share, f);
-      for (const Named& named : parameters_[f]) {
+      for (const NamedState& named : parameters_[f]) {
         const std::size_t first = std::max(named.offset, seen.first);
         const std::size_t last = std::min(named.end(), seen.first + seen.count);
         if (first >= last) continue;
@@ -126,17 +141,6 @@ class KeptState {
   }
 
  private:
-  struct Named {
-    std::string name;
-    Shape shape;
-    std::size_t offset;  // in its flat
-
-    std::size_t end() const { return offset + shape.count(); }
-    StateStretch stretch(std::size_t kind, std::size_t flat, std::size_t in_flat) const {
-      return {&name, &shape, kind, in_flat - offset, flat, in_flat};
-    }
-  };
-
   /// How many of these elements lie on a disk.
   std::size_t on_disk(const StateStretch& stretch, std::size_t count) const {
     const KeptFlat& kept = core_->state.kept(stretch.flat);
@@ -207,7 +211,7 @@ class KeptState {
   void on_host(std::size_t f, std::size_t kind, std::span<T> values, std::size_t begin,
                Visit& visit, bool is_on_disk = false) {
     using Seen = std::conditional_t<access == SwapAccess::reads, const T, T>;
-    for (const Named& named : parameters_[f]) {
+    for (const NamedState& named : parameters_[f]) {
       const std::size_t first = std::max({named.offset, begin, window_.first});
       const std::size_t last =
           std::min({named.end(), begin + values.size(), window_.first + window_.count});
@@ -237,8 +241,8 @@ class KeptState {
   }
 
   Core* core_;
-  std::vector<std::vector<Named>> parameters_;  // by flat
-  FlatLayout::Run window_;                      // of the flat, what is to be seen
+  std::vector<std::vector<NamedState>> parameters_;  // by flat
+  FlatLayout::Run window_;                           // of the flat, what is to be seen
 };
 
 /// Makes what units compute with follow from what was written through `KeptState`.

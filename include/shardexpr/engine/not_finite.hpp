@@ -16,6 +16,39 @@
 
 namespace shardexpr::detail {
 
+/// A parameter by its place in forward order, from 1; 0: none.
+struct PlacedParameter {
+  const ParameterLayout* parameter;
+  std::uint64_t place;
+};
+/// Those that have gradients, flat by flat, as each flat is read once.
+template <class M>
+std::vector<std::vector<PlacedParameter>> trained_parameters(const Layout<M>& layout) {
+  std::uint64_t place = 0;
+  std::vector<std::vector<PlacedParameter>> trained(layout.flat_count());
+  for (std::size_t u = 0; u < layout.unit_count(); ++u)
+    for (const ParameterLayout& parameter : layout.unit(u).parameters) {
+      ++place;
+      if (!parameter.is_tied && layout.flat(parameter.flat).is_trainable)
+        trained[parameter.flat].push_back({&parameter, place});
+    }
+  return trained;
+}
+template <class M>
+std::string name_of_parameter(const Layout<M>& layout, std::uint64_t found) {
+  std::string name = "no parameter alone";  // their squares overflow only together
+  std::uint64_t place = 0;
+  Layout<M>::for_each_stage([&]<std::size_t St>() {
+    using Unit = typename M::Units::template Unit<St>;
+    for (std::size_t i = 0; i < layout.count(St); ++i)
+      for (const ParameterLayout& parameter : layout.unit(layout.first_unit(St) + i).parameters)
+        if (++place == found)
+          name = parameter_name<Unit>(i, parameter.spec) + " of unit " +
+                 name_of_unit(layout, layout.first_unit(St) + i);
+  });
+  return name;
+}
+
 /// Finds the parameter whose reduced gradient is not finite, of several the last in forward order:
 /// backward carries what went wrong to those before it.
 ///
@@ -24,23 +57,12 @@ namespace shardexpr::detail {
 template <class M, class S>
 std::string parameter_not_finite(Core<M, S>& core) {
   const Layout<M>& layout = core.layout;
-  // Parameters by their place in forward order, from 1; 0: none.
-  struct Placed {
-    const ParameterLayout* parameter;
-    std::uint64_t place;
-  };
-  std::uint64_t place = 0, found = 0;
-  std::vector<std::vector<Placed>> trained(layout.flat_count());  // by flat, which is read once
-  for (std::size_t u = 0; u < layout.unit_count(); ++u)
-    for (const ParameterLayout& parameter : layout.unit(u).parameters) {
-      ++place;
-      if (!parameter.is_tied && layout.flat(parameter.flat).is_trainable)
-        trained[parameter.flat].push_back({&parameter, place});
-    }
+  const auto trained = trained_parameters(layout);
+  std::uint64_t found = 0;
   for (std::size_t f = 0; f < trained.size(); ++f) {
     if (trained[f].empty()) continue;
     const auto look = [&](auto range, std::size_t begin) {
-      for (const Placed& placed : trained[f])
+      for (const PlacedParameter& placed : trained[f])
         core.state.for_each_in(*placed.parameter, begin, range, [&](auto gradient, std::size_t) {
           if (!std::isfinite(static_cast<float>(gradient))) found = std::max(found, placed.place);
         });
@@ -62,17 +84,7 @@ std::string parameter_not_finite(Core<M, S>& core) {
     found = *std::max_element(places.begin() + 1, places.end());
   });
 
-  std::string name = "no parameter alone";  // their squares overflow only together
-  place = 0;
-  Layout<M>::for_each_stage([&]<std::size_t St>() {
-    using Unit = typename M::Units::template Unit<St>;
-    for (std::size_t i = 0; i < layout.count(St); ++i)
-      for (const ParameterLayout& parameter : layout.unit(layout.first_unit(St) + i).parameters)
-        if (++place == found)
-          name = parameter_name<Unit>(i, parameter.spec) + " of unit " +
-                 name_of_unit(layout, layout.first_unit(St) + i);
-  });
-  return name;
+  return name_of_parameter(layout, found);
 }
 
 }  // namespace shardexpr::detail

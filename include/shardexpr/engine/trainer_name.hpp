@@ -3,6 +3,7 @@
 #include <shardexpr/core/type_name.hpp>
 #include <shardexpr/engine/sharded.hpp>
 
+#include <span>
 #include <string>
 #include <type_traits>
 
@@ -45,12 +46,20 @@ struct name_of_policy<Precision<Storage, Compute, Reduce, Optimizer, Buffers>> {
                               dtype_name<Optimizer>, dtype_name<Buffers>);
   }
 };
+/// `policies`: what names each, or null for one that goes without saying.
+inline std::string joined_trainer_name(const std::string& model,
+                                       std::span<std::string (*const)()> policies) {
+  std::string name = "Sharded<" + model;
+  for (const auto name_of : policies)
+    if (name_of != nullptr) name += ", " + name_of();
+  return name + ">";
+}
 template <class M, class... Ps>
 struct name_of_trainer<sharded<M, Strategy<Ps...>>> {
   static std::string get() {
-    std::string name = "Sharded<" + type_name<M>();
-    ((name += goes_without_saying<Ps, Ps...>() ? "" : ", " + name_of_policy<Ps>::get()), ...);
-    return name + ">";
+    static constexpr std::string (*policies[])() = {
+        goes_without_saying<Ps, Ps...>() ? nullptr : &name_of_policy<Ps>::get...};
+    return joined_trainer_name(type_name<M>(), policies);
   }
 };
 template <auto Broken, class M, class... Ps>
