@@ -61,7 +61,7 @@ class ReductionRoom {
       if (own_ != nullptr) ctx.device.synchronize(ctx.stream);
       own_.reset();
       if constexpr (runs_on_host<D>) {
-        std::shared_ptr<void> memory{D::allocate_zeroed(size_bytes), &D::deallocate};
+        std::shared_ptr<void> memory{ctx.device.allocate_zeroed(size_bytes), &D::deallocate};
         auto* const data = static_cast<std::byte*>(memory.get());
         own_ = std::make_shared<Memory>(Memory{data, size_bytes, std::move(memory)});
       } else {
