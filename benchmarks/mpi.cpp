@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "mpi_handwritten.hpp"
+#include "mpi_main.hpp"
 #include "mpi_turns.hpp"
 #include "sleeping_chain.hpp"
 #include "trainers_in_turns.hpp"
@@ -33,17 +34,6 @@ namespace shardexpr::benchmarks {
 namespace {
 
 int iterations(int wanted) { return is_rehearsal() ? 2 : wanted; }
-
-/// A process that goes on alone would wait for its peers for ever.
-template <class Body>
-void guarded(Body body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "rank %zu: %s\n", world_rank(), error.what());
-    MPI_Abort(MPI_COMM_WORLD, 1);
-  }
-}
 
 bool holds_everywhere(bool here) {
   int mine = here, all = 0;
@@ -415,58 +405,9 @@ SHARDEXPR_HIDDEN(false, BackwardNone, ForwardNone);
 SHARDEXPR_HIDDEN(false, BackwardPre, ForwardPrefetch<1>);
 SHARDEXPR_HIDDEN(true, BackwardPre, ForwardPrefetch<1>);
 
-/// What the figures are of.
-void describe() {
-  char library[MPI_MAX_LIBRARY_VERSION_STRING] = {};
-  int length = 0;
-  MPI_Get_library_version(library, &length);
-  const std::string_view text{library, static_cast<std::size_t>(length)};
-  benchmark::AddCustomContext("mpi", std::string{text.substr(0, text.find_first_of(",\n"))});
-  benchmark::AddCustomContext("ranks", std::to_string(world_size()));
-}
-
-/// Rank 0 alone writes the file of --benchmark_out.
-int run(int argc, char** argv) {
-  const bool tells = world_rank() == 0;
-  if (world_size() < 2) {
-    std::fprintf(stderr, "bench_mpi needs ranks: mpirun -n 2 --bind-to none %s\n", argv[0]);
-    return 2;
-  }
-  if (!tells) {
-    char** const end = std::remove_if(argv + 1, argv + argc, [](const char* argument) {
-      return std::string_view{argument}.starts_with("--benchmark_out");
-    });
-    *end = nullptr;
-    argc = static_cast<int>(end - argv);
-  }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  describe();
-  if (tells) {
-    benchmark::RunSpecifiedBenchmarks();
-  } else {
-    std::ostream nowhere{nullptr};
-    Silent silent;
-    silent.SetOutputStream(&nowhere);
-    silent.SetErrorStream(&nowhere);
-    benchmark::RunSpecifiedBenchmarks(&silent);
-  }
-  benchmark::Shutdown();
-  return 0;
-}
-
 }  // namespace
 }  // namespace shardexpr::benchmarks
 
 int main(int argc, char** argv) {
-  int threads = MPI_THREAD_SINGLE;
-  MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &threads);
-  if (threads != MPI_THREAD_MULTIPLE) {
-    std::printf("SKIPPED: this MPI does not allow every thread to call it\n");
-    MPI_Finalize();
-    return 0;
-  }
-  const int result = shardexpr::benchmarks::run(argc, argv);
-  MPI_Finalize();
-  return result;
+  return shardexpr::benchmarks::main_of_all(argc, argv, [](int&, char**) { return true; });
 }

@@ -85,12 +85,6 @@ inline void set_rate(benchmark::State& state, const char* name, double bytes,
                                             benchmark::Counter::kIs1000);
 }
 
-/// What the process that is not asked prints.
-class Silent : public benchmark::BenchmarkReporter {
-  bool ReportContext(const Context&) override { return true; }
-  void ReportRuns(const std::vector<Run>&) override {}
-};
-
 /// `compares`: MpiOptions::compare_calls. `shares`: ranks of a machine share memory; else MPI moves
 /// everything.
 inline MpiOptions mpi_options(bool shares, bool compares = true) {

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -48,14 +50,20 @@ class TraceMark {
   explicit TraceMark(const Trace& trace) : trace_{trace} {
     for (const auto* stream : trace.streams()) seen_.emplace_back(stream, stream->events().size());
   }
-  /// When the streams of these names were busy since then.
-  std::vector<Stretch> busy(std::initializer_list<std::string_view> names) const {
+  /// What a stream recorded since then.
+  std::span<const detail::TraceEvent> since(const detail::StreamTrace& stream) const {
+    const auto seen = std::find_if(seen_.begin(), seen_.end(),
+                                   [&](const auto& entry) { return entry.first == &stream; });
+    return stream.events().subspan(seen == seen_.end() ? 0 : seen->second);
+  }
+  /// When the streams of these names were busy since then; of one rank, or of all.
+  std::vector<Stretch> busy(std::initializer_list<std::string_view> names,
+                            std::optional<std::size_t> rank = {}) const {
     std::vector<Stretch> all;
     for (const auto* stream : trace_.streams()) {
       if (std::find(names.begin(), names.end(), stream->name()) == names.end()) continue;
-      const auto seen = std::find_if(seen_.begin(), seen_.end(),
-                                     [&](const auto& entry) { return entry.first == stream; });
-      for (const auto& event : stream->events().subspan(seen == seen_.end() ? 0 : seen->second))
+      if (rank && *rank != stream->rank()) continue;
+      for (const auto& event : since(*stream))
         if (event.kind == detail::TraceKind::operation)
           all.emplace_back(event.begin_ns, event.end_ns);
     }

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""report_test.py ROOT PROGRAM SCRATCH: a few strategies are measured, and the report of them says what it must.
+
+PROGRAM is bench_strategies_some. Says SKIPPED where there is no matplotlib.
+"""
+import html
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+root, program, scratch = map(pathlib.Path, sys.argv[1:4])
+sys.argv[1:4] = []
+report = root / "benchmarks" / "report" / "report.py"
+
+
+try:
+    import matplotlib
+except ImportError:
+    print("SKIPPED: pictures need matplotlib; Debian: python3-matplotlib")
+    sys.exit(0)
+
+
+def make(records, out):
+    """report.py's status and what it said."""
+    done = subprocess.run(
+        [sys.executable, report, "--records", records, "--out", out], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+class OfARun(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "timelines").mkdir(parents=True)
+        cls.record = scratch / "strategies.json"
+        measured = subprocess.run(
+            [
+                program,
+                "--size=0",
+                "--steps=1",
+                f"--timelines={scratch / 'timelines'}",
+                f"--swap={scratch}",
+                f"--benchmark_out={cls.record}",
+                "--benchmark_out_format=json",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert measured.returncode == 0, measured.stderr
+        cls.status, cls.said, cls.complained = make(scratch, scratch / "out")
+        cls.runs = json.loads(cls.record.read_text())["benchmarks"]
+
+    def test_no_strategy_failed(self):
+        self.assertGreater(len(self.runs), 4)
+        for run in self.runs:
+            self.assertFalse(run.get("error_occurred", False), run.get("error_message"))
+
+    def test_every_run_is_a_row_with_its_figures(self):
+        self.assertEqual(self.status, 0, self.complained)
+        page = (scratch / "out" / "report.html").read_text()
+        rows = re.findall(r"<tr data-where.*?</tr>", page)
+        self.assertEqual(len(rows), len(self.runs))
+        for run in self.runs:
+            name = html.escape(run["name"].split("/")[0])
+            speed = f"<td>{run['tokens/s']:.0f}</td>"
+            self.assertTrue(any(name in row and speed in row for row in rows), run["name"])
+            self.assertTrue(any(html.escape(run["label"]) in row for row in rows), run["label"])
+
+    def test_the_page_needs_nothing_beside_it(self):
+        page = (scratch / "out" / "report.html").read_text()
+        sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+        self.assertEqual(len(sources), 3)
+        for source in sources:
+            self.assertTrue(source.startswith("data:image/png;base64,"), source)
+
+    def test_pictures_are_pictures(self):
+        for name in ("memory_throughput", "predicted", "timeline"):
+            image = matplotlib.image.imread(scratch / "out" / f"{name}.png")
+            self.assertGreater(image.shape[1], 800)
+            self.assertGreater(len({tuple(p) for p in image[::7, ::7].reshape(-1, image.shape[2])}), 5)
+
+    def test_records_do_not_name_the_machine(self):
+        self.assertNotIn("host_name", self.record.read_text())
+
+    def refused(self, change):
+        broken = scratch / "broken"
+        shutil.rmtree(broken, ignore_errors=True)
+        broken.mkdir()
+        record = json.loads(self.record.read_text())
+        text = change(record)
+        (broken / "strategies.json").write_text(json.dumps(record) if text is None else text)
+        status, said, complained = make(broken, broken)
+        self.assertEqual((status, said, complained.count("\n")), (2, "", 1), complained)
+        return complained
+
+    def test_a_failed_run_is_refused(self):
+        def fail(record):
+            record["benchmarks"][1].update(error_occurred=True, error_message="other bytes")
+
+        self.assertIn("other bytes", self.refused(fail))
+
+    def test_records_that_are_none_are_refused(self):
+        self.assertIn("run the benchmark", self.refused(lambda record: "{"))
+        self.assertIn("no strategy", self.refused(lambda record: record["benchmarks"].clear()))
+        self.assertIn("tokens/s", self.refused(lambda record: record["benchmarks"][0].pop("tokens/s") and None))
+
+
+if __name__ == "__main__":
+    import matplotlib.image
+
+    unittest.main(verbosity=1)
