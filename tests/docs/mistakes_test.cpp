@@ -27,6 +27,17 @@ using perceptron::Model;
 using perceptron::Points;
 using Trainer = sx::Sharded<Model, sx::FullShard>;
 
+// What the page calls a mistake breaks a rule, and what it says to write instead does not.
+static_assert(!sx::LegalStrategy<sx::FullShard, sx::NoShard>);
+static_assert(!sx::LegalStrategy<sx::OffloadAll, sx::Offload<sx::OnDevice, sx::OnHost>>);
+static_assert(!sx::LegalStrategy<sx::ShardGradOp, sx::BackwardPost>);
+static_assert(sx::LegalStrategy<sx::ShardGradOp>);
+static_assert(!sx::LegalStrategy<sx::MixedPrecision<sx::fp16, sx::fp32>>);
+static_assert(sx::LegalStrategy<sx::MixedPrecision<sx::fp16, sx::fp32>, sx::DynamicLossScale>);
+static_assert(sx::LegalStrategy<sx::MixedPrecision<sx::bf16, sx::fp32>>);
+static_assert(!sx::LegalStrategy<sx::ShardGradOp, sx::OffloadAll>);
+static_assert(sx::LegalStrategy<sx::ShardGradOp, sx::Offload<sx::OnDevice, sx::OnHost>>);
+
 std::string read(const std::string& path) {
   std::ifstream in{path};
   REQUIRE(in);
