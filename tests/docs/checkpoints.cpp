@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What docs/checkpoints.md and docs/howto/move-a-job.md show, in use. Paths are relative there, so
+// What docs/checkpoints.md and pages of docs/howto show, in use. Paths are relative there, so
 // each case has a working directory of its own.
 #include <shardexpr/checkpoint/async_save.hpp>
 #include <shardexpr/checkpoint/info.hpp>
@@ -9,7 +9,9 @@
 #include <shardexpr/nn/gpt_huggingface.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -80,6 +82,36 @@ TEST_CASE("save, load, save beside training, load on rank 0") {
   });
   CHECK(is_right[0]);
   CHECK(is_right[1]);
+}
+
+TEST_CASE("a rate of 0 for a group") {
+  using Trainer = sx::Sharded<sx::Gpt, sx::FullShard>;
+  const sx::GptConfig config{
+      .vocabulary = 32, .context = 8, .embed = 16, .heads = 2, .layers = 1, .batch = 1};
+  // [groups]
+  Trainer::Options options;
+  options.groups[0].learning_rate_factor = 0;  // biases and norms alone are trained
+  // [groups end]
+  std::map<std::string, std::vector<float>> before, after;
+  sx::launch(2, [&](sx::Threads& comm) {
+    sx::Cpu device;
+    Trainer trainer{device, comm, config, options};
+    const auto keep = [&](auto& weights) {
+      trainer.summon([&](const std::string& name, auto value) {
+        if (comm.rank() == 0) weights[name] = {value.data, value.data + value.count()};
+      });
+    };
+    keep(before);
+    const std::vector<std::int32_t> tokens{0, 1, 2, 3, 4, 5, 6, 7};
+    for (int step = 0; step < 2; ++step) (void)trainer.step({tokens.data(), tokens.data()});
+    keep(after);
+  });
+  CHECK(before.size() == 16);
+  for (const auto& [name, values] : before) {
+    CAPTURE(name);
+    const bool is_trained = name.ends_with(".bias") || name.find("ln_") != name.npos;
+    CHECK((after.at(name) != values) == is_trained);
+  }
 }
 
 TEST_CASE("a GPT-2 in the form of Hugging Face") {
