@@ -144,6 +144,8 @@ elseif(CASE STREQUAL "snippets")
     "README.md:3: no test compiles this ```cpp block")
   refuses(README.md "<!-- not compiled: only half of it" "<!-- not compiled:"
     "README.md:20: no test compiles this ```cpp block")
+  refuses(README.md "Text\n" "- item\n  ```cpp\n  int a\n  ```\n" "begin C++ with ```cpp and nothing else")
+  refuses(README.md "Text\n" "```c++\nint a\n```\n" "begin C++ with ```cpp and nothing else")
   refuses(src/CMakeLists.txt "main.cpp" "domain.cpp" "no CMakeLists.txt beside src/main.cpp names it")
   refuses(docs/configuration.md "sx::Sharded<sx::Gpt" "sx::plan<sx::Gpt"
     "docs/configuration.md:1: no test compiles this ```cpp block")
