@@ -107,10 +107,11 @@ TEST_CASE("a rate of 0 for a group") {
     keep(after);
   });
   CHECK(before.size() == 16);
-  for (const auto& [name, values] : before) {
+  for (const auto& each : before) {
+    const std::string& name = each.first;
     CAPTURE(name);
     const bool is_trained = name.ends_with(".bias") || name.find("ln_") != name.npos;
-    CHECK((after.at(name) != values) == is_trained);
+    CHECK((after.at(name) != each.second) == is_trained);
   }
 }
 

@@ -192,7 +192,8 @@ TEST_CASE("what docs/mistakes.md quotes is what is said") {
   const std::string diagnostics = flat(read(SHARDEXPR_DOCS "/diagnostics.md"));
   const auto said = mistakes();
   std::size_t at_run_time = 0, by_the_compiler = 0;
-  for (const auto& [heading, quote, source] : quotes(page)) {
+  for (const Quote& each : quotes(page)) {
+    const std::string &heading = each.heading, &quote = each.text, &source = each.source;
     CAPTURE(heading);
     CAPTURE(quote);
     if (quote.starts_with("[SX")) {
@@ -206,10 +207,10 @@ TEST_CASE("what docs/mistakes.md quotes is what is said") {
     }
     const auto [first, last] = said.equal_range(heading);
     std::string messages;
-    for (auto each = first; each != last; ++each) messages += each->second + "\n";
+    for (auto message = first; message != last; ++message) messages += message->second + "\n";
     CAPTURE(messages);
     CHECK(std::any_of(first, last,
-                      [&](const auto& each) { return is_quoted(flat(each.second), quote); }));
+                      [&](const auto& message) { return is_quoted(flat(message.second), quote); }));
     ++at_run_time;
   }
   // A mistake that is made here stands on the page.
