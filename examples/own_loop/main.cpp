@@ -168,6 +168,7 @@ sx::StepResult my_step(Trainer& trainer, const Batch& batch, sx::Tensor<float> h
     Head::backward(backward);
     dw.reduce();  // the mean over the ranks; each keeps its half
   }
+  // [loop]
   {
     auto dw = trainer.open_gradients<Hidden>();  // its backward needs no parameters: no gather
     sx::Backward<Hidden, sx::Cpu, float> pass{context, config, batch};
@@ -177,6 +178,7 @@ sx::StepResult my_step(Trainer& trainer, const Batch& batch, sx::Tensor<float> h
     dw.reduce();
   }
   return trainer.apply(static_cast<double>(loss));  // norm, AdamW; the mean loss over the ranks
+  // [loop end]
 }
 
 int main() {

@@ -12,6 +12,7 @@
 
 namespace sx = shardexpr;
 
+// [optimizer]
 /// v <- d v + (1 - d) g^2, p <- p - lr g / (sqrt(v) + eps).
 /// Source: Tieleman & Hinton, Lecture 6.5: RMSProp, COURSERA, 2012.
 struct RmsProp {
@@ -38,6 +39,7 @@ struct RmsProp {
     Options o_;
   };
 };
+// [optimizer end]
 
 /// Two ranks learn their tokens by heart; returns the loss of the last step.
 template <class Sharding>

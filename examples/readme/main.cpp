@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// README.md shows what stands between the marks; cmake/CheckReadme.cmake compares the two.
+// README.md shows what stands between the marks; cmake/CheckSnippets.cmake compares the two.
 // [program]
 #include <shardexpr/shardexpr.hpp>
 

@@ -27,6 +27,7 @@ struct Config {
   std::size_t width = 16, depth = 1;
 };
 
+// [batch]
 /// A rank's batch: every face that its process keeps. It points to the solver's own memory.
 struct Batch {
   const Solver* coarse;
@@ -38,6 +39,7 @@ struct Batch {
            static_cast<std::size_t>(coarse->block.ny);
   }
 };
+// [batch end]
 
 // The network as units: sees -> tanh(x W) -> tanh(h W) ... -> h v
 // --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ class Learned {
   Learned(const Learned&) = delete;  // the stream points to the device
   Learned& operator=(const Learned&) = delete;
 
+  // [take]
   /// Takes the parameters of a trainer. Collective: each process keeps a part of them.
   template <class Trainer>
   void take(Trainer& trainer) {
@@ -35,6 +36,7 @@ class Learned {
       keep(trainer.template gather<Hidden>(i)->weight);
     keep(trainer.template gather<Last>()->weight);
   }
+  // [take end]
 
   void operator()(Solver& solver) {
     const Batch batch{&solver, nullptr, nullptr, 0};

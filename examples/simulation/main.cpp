@@ -160,8 +160,10 @@ int run(const Processes& processes, const Options& o) {
                    std::to_string(halo * most) + ", or fewer processes");
   check_output(processes, o);
 
+  // [trainer]
   sx::Cpu device;
   sx::Mpi comm{processes.comm};  // a duplicate of the solver's: their messages do not meet
+  // [trainer end]
   Config config{.faces = 0, .width = o.width, .depth = o.depth};
   const auto widest = [&](std::size_t axis) {
     return static_cast<std::size_t>((o.cells + processes.count[axis] - 1) / processes.count[axis]);

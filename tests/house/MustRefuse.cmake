@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DCASE=floors|headers|diagnostics|repository|format|readme -DCMAKE_DIR=<project>/cmake
+# cmake -DCASE=floors|headers|diagnostics|repository|format|snippets -DCMAKE_DIR=<project>/cmake
 #       -DROOT=<project> -DWORK=<scratch> [-DTOOL=<compiler or clang-format>] -P MustRefuse.cmake
 # Plants faults in a small tree and demands that the check finds each of them, and that it accepts
 # the tree without them.
@@ -111,22 +111,46 @@ elseif(CASE STREQUAL "format")
   check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL})
   plant(untidy.cpp "int   main( ){ }")
   check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL} FINDS "clang-format -i untidy.cpp")
-elseif(CASE STREQUAL "readme")
-  plant(main.cpp "// [program]" "int main() { return 0; }" "// [program end]")
-  set(shown "<!-- main.cpp, program -->" "```cpp" "int main() { return 0; }" "```")
-  plant(README.md "# Title" "${shown}")
+elseif(CASE STREQUAL "snippets")
+  plant(src/main.cpp "// [program]" "int main() {" "  // [line]" "  int a[1] = {0}\;" "" "  return a[0]\;"
+    "  // [line end]" "}" "// [program end]")
+  plant(src/CMakeLists.txt "add_executable(main main.cpp)")
+  plant(README.md "# Title" "<!-- src/main.cpp, program -->" "```cpp" "int main() {" "  // [line]"
+    "  int a[1] = {0}\;" "" "  return a[0]\;" "  // [line end]" "}" "```" "Text" "<!-- src/main.cpp, line -->"
+    "```cpp" "int a[1] = {0}\;" "" "return a[0]\;" "```" "<!-- not compiled: only half of it -->" "```cpp"
+    "int main() {" "```")
+  plant(docs/diagnostics.md "## SX101" "```cpp" "#ifdef MUST_FAIL" "int a\;" "#endif" "```")
+  plant(docs/configuration.md "```cpp" "sx::Sharded<sx::Gpt, sx::FullShard>" "```")
+  plant(tests/compile_fail/sx101_one.cpp "#ifdef MUST_FAIL" "int a\;" "#endif")
   file(READ ${WORK}/README.md sound)
-  check(CheckReadme.cmake -DROOT=${WORK})
-  function(refuses from to text)
-    string(REPLACE "${from}" "${to}" faulty "${sound}")
-    file(WRITE ${WORK}/README.md "${faulty}")
-    check(CheckReadme.cmake -DROOT=${WORK} FINDS "${text}")
+  check(CheckSnippets.cmake -DROOT=${WORK})
+  function(refuses file from to text)
+    file(READ ${WORK}/${file} before)
+    string(REPLACE "${from}" "${to}" faulty "${before}")
+    if(faulty STREQUAL before)
+      message(FATAL_ERROR "nothing was planted: ${file} does not have `${from}`")
+    endif()
+    file(WRITE ${WORK}/${file} "${faulty}")
+    check(CheckSnippets.cmake -DROOT=${WORK} FINDS "${text}")
+    file(WRITE ${WORK}/${file} "${before}")
   endfunction()
-  refuses("return 0" "return 1" "is not what the file has there")
-  refuses("main.cpp, program" "main.cpp, plan" "no lines between")
-  refuses("main.cpp" "gone.cpp" "there is no gone.cpp")
-  refuses("```cpp" "```sh" "block stands below main.cpp")
-  refuses("<!--" "<!" "no code block stands below")
+  refuses(README.md "int main() {\n  //" "int main() { \n  //"
+    "README.md:3: the block below src/main.cpp, program is not what the file has there")
+  refuses(README.md "\nreturn a" "\n return a" "README.md:14: the block below src/main.cpp, line is not")
+  refuses(README.md "main.cpp, line" "main.cpp, plan" "src/main.cpp has no lines between")
+  refuses(README.md "src/main.cpp, program" "src/gone.cpp, program" "there is no src/gone.cpp")
+  refuses(README.md "```cpp" "```sh" "README.md: 2 lines `<!-- FILE, MARK -->`, but")
+  refuses(README.md "<!-- src/main.cpp, program" "<!-- program"
+    "README.md:3: no test compiles this ```cpp block")
+  refuses(README.md "<!-- not compiled: only half of it" "<!-- not compiled:"
+    "README.md:20: no test compiles this ```cpp block")
+  refuses(README.md "Text\n" "- item\n  ```cpp\n  int a\n  ```\n" "begin C++ with ```cpp and nothing else")
+  refuses(README.md "Text\n" "```c++\nint a\n```\n" "begin C++ with ```cpp and nothing else")
+  refuses(src/CMakeLists.txt "main.cpp" "domain.cpp" "no CMakeLists.txt beside src/main.cpp names it")
+  refuses(docs/configuration.md "sx::Sharded<sx::Gpt" "sx::plan<sx::Gpt"
+    "docs/configuration.md:1: no test compiles this ```cpp block")
+  refuses(docs/diagnostics.md "int a" "int b"
+    "docs/diagnostics.md:2: no tests/compile_fail/sx101_*.cpp has this block")
 else()
   message(FATAL_ERROR "CASE is '${CASE}'")
 endif()
