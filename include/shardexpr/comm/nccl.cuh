@@ -389,7 +389,9 @@ class NcclOf {
   detail::ReductionRoom room_;
 };
 
+/// Sums in NCCL's own order.
 using Nccl = NcclOf<SumOrder::nccl>;
+/// Sums in rank order, to the bits of `Threads`.
 using NcclInRankOrder = NcclOf<SumOrder::rank>;
 
 static_assert(Communicator<Nccl, Cuda> && Communicator<NcclInRankOrder, Cuda>);
