@@ -18,6 +18,7 @@ setup_command() {
     mpich) echo mpirun.mpich ;;
     iproute2) echo ip ;;
     doxygen) echo doxygen ;;
+    pkgconf) echo pkg-config ;;
   esac
 }
 
