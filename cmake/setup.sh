@@ -18,6 +18,7 @@ setup_command() {
     mpich) echo mpirun.mpich ;;
     iproute2) echo ip ;;
     doxygen) echo doxygen ;;
+    python3) echo python3 ;;
     pkgconf) echo pkg-config ;;
   esac
 }
