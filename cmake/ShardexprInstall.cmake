@@ -4,7 +4,9 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(SHARDEXPR_INSTALL_CMAKEDIR ${CMAKE_INSTALL_DATADIR}/cmake/shardexpr CACHE STRING
   "Folder below the prefix for the CMake package")
-mark_as_advanced(SHARDEXPR_INSTALL_CMAKEDIR)
+set(SHARDEXPR_INSTALL_TOOLDIR ${CMAKE_INSTALL_BINDIR} CACHE STRING
+  "Folder below the prefix for strategy_from_config")
+mark_as_advanced(SHARDEXPR_INSTALL_CMAKEDIR SHARDEXPR_INSTALL_TOOLDIR)
 set(package_dir ${SHARDEXPR_INSTALL_CMAKEDIR})
 
 install(TARGETS shardexpr EXPORT shardexprTargets
@@ -12,7 +14,7 @@ install(TARGETS shardexpr EXPORT shardexprTargets
 install(EXPORT shardexprTargets NAMESPACE shardexpr:: DESTINATION ${package_dir})
 
 configure_package_config_file(cmake/shardexprConfig.cmake.in shardexprConfig.cmake
-  INSTALL_DESTINATION ${package_dir} PATH_VARS CMAKE_INSTALL_BINDIR NO_SET_AND_CHECK_MACRO)
+  INSTALL_DESTINATION ${package_dir} PATH_VARS SHARDEXPR_INSTALL_TOOLDIR NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file(shardexprConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES
@@ -27,7 +29,7 @@ install(FILES
 
 # Headers need no build: who did not build the program goes without it, and its component is not found.
 if(TARGET strategy_from_config)
-  install(TARGETS strategy_from_config RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} OPTIONAL)
+  install(TARGETS strategy_from_config RUNTIME DESTINATION ${SHARDEXPR_INSTALL_TOOLDIR} OPTIONAL)
 endif()
 
 # pkg-config. What is found or not when a program is built is asked there, as by the CMake package; oneDNN

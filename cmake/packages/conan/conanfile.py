@@ -17,8 +17,8 @@ class Shardexpr(ConanFile):
     topics = ("training", "sharding", "fsdp", "zero", "header-only")
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
-    # The names of the components of the CMake package. oneDNN 2 is the system's; so are CUDA and NCCL,
-    # which need no option: CMake finds them where a program asks for them.
+    # The names of the components of the CMake package. oneDNN 2 is the system's; so are CUDA and
+    # NCCL, which need no option: CMake finds them where a program asks for them.
     options = {
         "blas": [True, False],
         "config": [True, False],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """recipes.py conan|spack|vcpkg ROOT VERSION SOURCES PART...
 
-Executes the recipe below ROOT/cmake/packages in the place of its package manager, which is not there:
-a few names stand for it. Says what is wrong with the recipe, and fails; else prints, one a line, the
-arguments of CMake with the PARTs switched on. What Conan's recipe exports is copied to SOURCES.
+Executes the recipe below ROOT/cmake/packages in the place of its package manager, for which a few
+names stand. Says what is wrong with the recipe, and fails; else prints, one a line, the arguments
+of CMake with the PARTs switched on. What Conan's recipe exports is copied to SOURCES.
 """
 
 import fnmatch

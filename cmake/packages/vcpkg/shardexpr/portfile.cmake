@@ -21,7 +21,7 @@ vcpkg_cmake_configure(
     -DSHARDEXPR_INSTALL=ON
     -DSHARDEXPR_ONEDNN=OFF
     -DSHARDEXPR_INSTALL_CMAKEDIR=share/${PORT}
-    -DCMAKE_INSTALL_BINDIR=tools/${PORT}
+    -DSHARDEXPR_INSTALL_TOOLDIR=tools/${PORT}
     ${feature_options})
 vcpkg_cmake_install()
 vcpkg_cmake_config_fixup()
