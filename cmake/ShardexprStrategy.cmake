@@ -23,10 +23,10 @@ function(shardexpr_strategy)
     message(FATAL_ERROR "shardexpr_strategy(${arg_NAME}): there is no target ${arg_TARGET}; add it first")
   endif()
   # Within the project it may be added later; elsewhere the variable is not known.
-  if(NOT TARGET strategy_from_config AND NOT SHARDEXPR_HAS_CONFIG)
-    message(FATAL_ERROR "shardexpr_strategy(${arg_NAME}): the program strategy_from_config is not built "
-      "here: install yaml-cpp and nlohmann-json (Debian: libyaml-cpp-dev nlohmann-json3-dev) and say "
-      "SHARDEXPR_CONFIG=ON")
+  if(NOT TARGET shardexpr::strategy_from_config AND NOT SHARDEXPR_HAS_CONFIG)
+    message(FATAL_ERROR "shardexpr_strategy(${arg_NAME}): there is no program strategy_from_config. Of an "
+      "installed package, say find_package(shardexpr COMPONENTS config); in a tree, install yaml-cpp and "
+      "nlohmann-json (Debian: libyaml-cpp-dev nlohmann-json3-dev) and say SHARDEXPR_CONFIG=ON")
   endif()
   get_filename_component(config ${arg_CONFIG} ABSOLUTE)
   if(NOT EXISTS ${config})
@@ -36,9 +36,9 @@ function(shardexpr_strategy)
   file(MAKE_DIRECTORY ${folder})
   set(header ${folder}/${arg_NAME}.hpp)
   add_custom_command(OUTPUT ${header}
-    COMMAND strategy_from_config ${config} --header ${arg_NAME} --output ${header}
-      --depfile ${header}.d ${arg_OPTIONS}
-    DEPENDS strategy_from_config ${config}
+    COMMAND $<TARGET_FILE:shardexpr::strategy_from_config> ${config} --header ${arg_NAME}
+      --output ${header} --depfile ${header}.d ${arg_OPTIONS}
+    DEPENDS $<TARGET_FILE:shardexpr::strategy_from_config> ${config}
     DEPFILE ${header}.d
     COMMENT "Making a strategy of ${arg_CONFIG}" VERBATIM)
   target_sources(${arg_TARGET} PRIVATE ${header})

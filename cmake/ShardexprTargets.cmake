@@ -11,10 +11,11 @@ set(SHARDEXPR_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wov
 set(SHARDEXPR_NOT_FATAL -Wno-error=maybe-uninitialized -Wno-error=array-bounds
   -Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=restrict)
 
+# A target with the property SHARDEXPR_PORTABLE runs on other processors than this machine's, too.
 add_library(shardexpr_dev INTERFACE)
 target_compile_options(shardexpr_dev INTERFACE
   ${SHARDEXPR_WARNINGS}
-  $<$<BOOL:${SHARDEXPR_NATIVE}>:-march=native>)
+  $<$<AND:$<BOOL:${SHARDEXPR_NATIVE}>,$<NOT:$<BOOL:$<TARGET_PROPERTY:SHARDEXPR_PORTABLE>>>>:-march=native>)
 if(SHARDEXPR_WERROR)
   target_compile_options(shardexpr_dev INTERFACE -Werror)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -17,6 +17,9 @@ setup_command() {
     openmpi-bin) echo mpirun.openmpi ;;
     mpich) echo mpirun.mpich ;;
     iproute2) echo ip ;;
+    doxygen) echo doxygen ;;
+    python3) echo python3 ;;
+    pkgconf) echo pkg-config ;;
   esac
 }
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DCASE=floors|headers|diagnostics|repository|format|snippets -DCMAKE_DIR=<project>/cmake
-#       -DROOT=<project> -DWORK=<scratch> [-DTOOL=<compiler or clang-format>] -P MustRefuse.cmake
+# cmake -DCASE=floors|headers|diagnostics|repository|format|reference|snippets -DCMAKE_DIR=<project>/cmake
+#       -DROOT=<project> -DWORK=<scratch> [-DTOOL=<compiler, clang-format or doxygen>] -P MustRefuse.cmake
 # Plants faults in a small tree and demands that the check finds each of them, and that it accepts
 # the tree without them.
 cmake_minimum_required(VERSION 3.25)
@@ -111,6 +111,39 @@ elseif(CASE STREQUAL "format")
   check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL})
   plant(untidy.cpp "int   main( ){ }")
   check(CheckFormat.cmake -DROOT=${WORK} -DCLANG_FORMAT=${TOOL} FINDS "clang-format -i untidy.cpp")
+elseif(CASE STREQUAL "reference")
+  set(build BuildReference.cmake -DROOT=${WORK} -DOUTPUT=${WORK}/pages -DDOXYGEN=${TOOL} -DAWK=awk
+    -DVERSION=1.2.3)
+  plant(cmake/reference/floors.dox "/** @defgroup core core" "What all use. */"
+    "/** @namespace shardexpr" "The library. */")
+  plant(${lib}/core/sound.hpp "namespace shardexpr {" "/// A rank." "///" "///   Rank rank\;" "///"
+    "/// Cost:  nothing." "struct Rank {" "  int first = 0, last = 0\;  ///< its elements"
+    "  /// Their number." "  int total() const { return last - first\; }" "}\;" "}  // namespace shardexpr"
+    "namespace shardexpr::detail {" "struct Inner {" "  int part()\;" "}\;"
+    "}  // namespace shardexpr::detail")
+  check(${build})
+  file(READ ${WORK}/pages/html/structshardexpr_1_1Rank.html page)
+  foreach(text IN ITEMS "<dt>Cost</dt><dd>nothing" "<pre class=\"fragment\">|class=\"line\">" "its elements.*its elements")
+    if(NOT page MATCHES "${text}")
+      message(SEND_ERROR "the page does not have `${text}`")
+    endif()
+  endforeach()
+  file(GLOB inner ${WORK}/pages/html/*Inner*)
+  if(inner)
+    message(SEND_ERROR "an internal has a page: ${inner}")
+  endif()
+  plant(${lib}/core/silent.hpp "namespace shardexpr {" "struct Silent {" "  int first\;" "}\;" "int silent()\;"
+    "inline constexpr int most = 3\;" "template <class T>" "concept Mute = true\;" "/// Said." "struct Said {" "  int total() const\;"
+    "  int data() const\;" "}\;" "/// Sees shardexpr::Nobody, as @ref nowhere says, @wrongly."
+    "int said()\;" "}  // namespace shardexpr")
+  check(${build} FINDS
+    "include/shardexpr/core/silent.hpp:2: warning: Compound shardexpr::Silent is not documented"
+    "core/silent.hpp:5: warning: Member silent()"
+    "core/silent.hpp:6: warning: Member most (variable)"
+    "core/silent.hpp:8: warning: Concept Mute"
+    "core/silent.hpp:11: warning: Member total() const (function)"
+    "core/silent.hpp:14: warning: unable to resolve reference to 'nowhere'"
+    "Found unknown command '@wrongly'")
 elseif(CASE STREQUAL "snippets")
   plant(src/main.cpp "// [program]" "int main() {" "  // [line]" "  int a[1] = {0}\;" "" "  return a[0]\;"
     "  // [line end]" "}" "// [program end]")

@@ -54,6 +54,7 @@ class AsyncSaver {
   using Memory = typename Core::Host::template Buffer<std::byte>;
 
  public:
+  /// Saves what `trainer` holds below `directory`, in the form that `form` says.
   explicit AsyncSaver(Trainer& trainer, std::string directory, const Form& form = {})
       : trainer_{&trainer},
         directory_{std::move(directory)},

@@ -21,14 +21,16 @@ namespace shardexpr {
 /// What a checkpoint holds, as it is known without the model that was trained. Names and texts are
 /// as they were saved: `escaped` shows them.
 struct CheckpointContents {
+  /// A parameter or a buffer.
   struct Tensor {
     std::string name, dtype;
     std::vector<std::uint64_t> shape;
     std::uint64_t bytes = 0;  ///< in all files: with its moments; of a buffer those of all ranks
     std::size_t moments = 0;  ///< 0: it was frozen, or the optimizer has none
   };
+  /// A file of the checkpoint.
   struct File {
-    std::string name;  // in the folder
+    std::string name;  ///< in the folder
     std::uint64_t bytes = 0;
   };
   std::string folder;      ///< it was read from

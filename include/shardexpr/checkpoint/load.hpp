@@ -28,6 +28,7 @@
 
 namespace shardexpr {
 
+/// What `load_checkpoint` takes from the checkpoint beside the state.
 struct LoadOptions {
   /// The optimizer's options, those of parameter groups and the schedule as they were saved; else
   /// those that the trainer was made with stay.

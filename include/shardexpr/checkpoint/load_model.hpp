@@ -29,6 +29,7 @@ namespace shardexpr {
 
 /// What a stored tensor is to a model.
 struct StoredAs {
+  /// One of three.
   enum class What {
     parameter,  ///< of that name
     copy,       ///< the same values as the parameter of that name; checked

@@ -41,11 +41,15 @@ inline void check_part(const std::string& path, const StoredTensor& tensor,
 template <class System = detail::LinuxSystem>
 class SafetensorsFile {
  public:
+  /// Opens the file and reads its header.
   explicit SafetensorsFile(std::string path)
       : file_{detail::FileHandle<System>::to_read(std::move(path))}, header_{parse()} {}
 
+  /// As the constructor was given it.
   const std::string& path() const { return file_.path(); }
+  /// Of the whole file, when it was opened.
   std::uint64_t file_bytes() const { return file_.opened_bytes(); }
+  /// As it was read.
   const SafetensorsHeader& header() const { return header_; }
   /// Null if there is none of that name.
   const StoredTensor* find(std::string_view name) const { return header_.find(name); }

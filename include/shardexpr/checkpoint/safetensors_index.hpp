@@ -20,13 +20,14 @@ namespace shardexpr {
 struct SafetensorsIndex {
   static constexpr std::string_view file_name = "model.safetensors.index.json";
 
+  /// Which file has a tensor.
   struct Entry {
     std::string tensor, file;
-    std::size_t at = 0;  // of the tensor's name in the text
+    std::size_t at = 0;  ///< of the tensor's name in the text
   };
-  std::vector<Entry> entries;               // by the tensor's name
-  std::optional<std::uint64_t> total_size;  // bytes of all tensors, where it is given
-  std::size_t total_size_at = 0;            // in the text
+  std::vector<Entry> entries;               ///< by the tensor's name
+  std::optional<std::uint64_t> total_size;  ///< bytes of all tensors, where it is given
+  std::size_t total_size_at = 0;            ///< in the text
 
   /// Null if there is none of that name.
   /// Cost:  O(log n).

@@ -19,15 +19,16 @@ namespace shardexpr {
 /// A tensor that shall be in a file.
 struct TensorToStore {
   std::string name;
-  std::string_view dtype;  // one of `stored_dtypes` by name
+  std::string_view dtype;  ///< one of `stored_dtypes` by name
   std::vector<std::uint64_t> shape;
 };
 
 /// A safetensors file before its data: what its header says, and how it is written.
 struct SafetensorsLayout {
   SafetensorsHeader header;
-  std::string first_bytes;  // of the file: the header's length and the header
+  std::string first_bytes;  ///< of the file: the header's length and the header
 
+  /// Of the whole file, header and data.
   std::uint64_t file_bytes() const { return header.file_bytes(); }
 };
 

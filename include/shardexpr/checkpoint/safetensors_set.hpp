@@ -56,7 +56,7 @@ inline std::string directory_of(const std::string& path) {
 
 /// A tensor and the file of a set that it is in.
 struct PlacedTensor {
-  std::size_t file = 0;  // a place in `files()`
+  std::size_t file = 0;  ///< a place in `files()`
   const StoredTensor* tensor = nullptr;
 };
 
@@ -75,6 +75,7 @@ class SafetensorsSet {
  public:
   static constexpr std::string_view single_file_name = "model.safetensors";
 
+  /// Opens every file and reads its header.
   explicit SafetensorsSet(const std::string& path) {
     if (detail::is_directory<System>(path))
       open_directory(path);
@@ -89,7 +90,9 @@ class SafetensorsSet {
   const std::vector<SafetensorsFile<System>>& files() const { return files_; }
   /// All tensors, by name.
   const std::vector<PlacedTensor>& tensors() const { return tensors_; }
+  /// Whether an index was read.
   bool has_index() const { return has_index_; }
+  /// Of all tensors together.
   std::uint64_t data_bytes() const { return data_bytes_; }
 
   /// Nothing if there is none of that name.

@@ -22,14 +22,16 @@ namespace shardexpr {
 
 /// A set of safetensors files before its data.
 struct SafetensorsSetLayout {
+  /// One file of the set.
   struct File {
-    std::string name;  // bare
+    std::string name;  ///< bare
     SafetensorsLayout layout;
   };
   std::vector<File> files;
-  SafetensorsIndex index;            // written where there are several files
-  std::vector<std::size_t> file_of;  // the place in `files` of each entry of the index
+  SafetensorsIndex index;            ///< written where there are several files
+  std::vector<std::size_t> file_of;  ///< the place in `files` of each entry of the index
 
+  /// Whether an index is written beside the files.
   bool has_index() const { return files.size() > 1; }
 };
 
@@ -117,11 +119,14 @@ class SafetensorsSetWriter {
   static SafetensorsSetWriter create(const std::string& directory, SafetensorsSetLayout layout) {
     return {directory, std::move(layout), true};
   }
+  /// Opens files that another writer has created and not yet finished.
   static SafetensorsSetWriter join(const std::string& directory, SafetensorsSetLayout layout) {
     return {directory, std::move(layout), false};
   }
 
+  /// Of the layout.
   const SafetensorsIndex& index() const { return index_; }
+  /// A writer a file, in the order of the layout.
   const std::vector<SafetensorsWriter<System>>& files() const { return files_; }
 
   /// Writes a piece of a tensor, from `first_byte` of the tensor on.

@@ -47,7 +47,9 @@ class SafetensorsWriter {
     return {std::move(file), std::move(layout), false};
   }
 
+  /// As `create` or `join` was given it.
   const std::string& path() const { return file_.path(); }
+  /// As `create` or `join` was given it.
   const SafetensorsLayout& layout() const { return layout_; }
   /// Null if there is none of that name.
   const StoredTensor* find(std::string_view name) const { return layout_.header.find(name); }

@@ -25,6 +25,7 @@
 
 namespace shardexpr {
 
+/// What is saved beside the state, and what of older checkpoints stays.
 struct SaveOptions {
   /// Of the program: where in its data it is, say. `load_checkpoint` gives it back. UTF-8.
   std::string cursor{};

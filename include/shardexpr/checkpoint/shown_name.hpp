@@ -25,7 +25,7 @@ inline void append_hex(std::string& to, std::uint32_t value, unsigned digits) {
 }  // namespace detail
 
 /// A name out of a file as a line of text can carry it: control characters, invisible ones and what
-/// is not UTF-8 are written \x1b, \u202e, \U000e0001, a backslash as two. Names are text of
+/// is not UTF-8 are written `\x1b`, `\u202e`, `\U000e0001`, a backslash as two. Names are text of
 /// strangers: they go to a terminal in this form alone, and never to the system as a path.
 inline std::string escaped(std::string_view name) {
   std::string text;

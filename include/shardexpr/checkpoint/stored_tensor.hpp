@@ -65,8 +65,8 @@ static_assert(std::endian::native == std::endian::little,
 struct StoredTensor {
   std::string name;
   StoredDtype dtype{};
-  std::vector<std::uint64_t> shape;  // any rank; none: a scalar
-  std::uint64_t begin = 0, end = 0;  // bytes of the data, behind the header
+  std::vector<std::uint64_t> shape;  ///< any rank; none: a scalar
+  std::uint64_t begin = 0, end = 0;  ///< bytes of the data, behind the header
 
   std::uint64_t size_bytes() const { return end - begin; }
   friend bool operator==(const StoredTensor&, const StoredTensor&) = default;
@@ -77,10 +77,10 @@ using StoredMetadata = std::vector<std::pair<std::string, std::string>>;
 
 /// The header of a safetensors file.
 struct SafetensorsHeader {
-  std::vector<StoredTensor> tensors;  // in the order of their bytes
-  StoredMetadata metadata;            // as it stands in the file
-  std::uint64_t data_offset = 0;      // of the file
-  std::vector<std::size_t> by_name;   // places in `tensors`, by name
+  std::vector<StoredTensor> tensors;  ///< in the order of their bytes
+  StoredMetadata metadata;            ///< as it stands in the file
+  std::uint64_t data_offset = 0;      ///< of the file
+  std::vector<std::size_t> by_name;   ///< places in `tensors`, by name
 
   /// Null if there is none of that name.
   /// Cost:  O(log n).
@@ -92,7 +92,9 @@ struct SafetensorsHeader {
     if (found == by_name.end() || tensors[*found].name != name) return nullptr;
     return &tensors[*found];
   }
+  /// Of all tensors together.
   std::uint64_t data_bytes() const { return tensors.empty() ? 0 : tensors.back().end; }
+  /// Of the whole file, header and data.
   std::uint64_t file_bytes() const { return data_offset + data_bytes(); }
 };
 

@@ -22,11 +22,13 @@ struct Traffic {
   std::size_t broadcast_bytes = 0;  ///< counted on the root alone
   std::size_t all_to_all_bytes = 0;
 
+  /// Of all collectives together.
   constexpr std::size_t total() const {
     return all_gather_bytes + reduce_scatter_bytes + all_reduce_bytes + broadcast_bytes +
            all_to_all_bytes;
   }
   friend constexpr bool operator==(const Traffic&, const Traffic&) = default;
+  /// What was sent through two communicators.
   friend constexpr Traffic operator+(const Traffic& a, const Traffic& b) {
     return {a.all_gather_bytes + b.all_gather_bytes,
             a.reduce_scatter_bytes + b.reduce_scatter_bytes,
@@ -41,24 +43,29 @@ struct Traffic {
             a.all_to_all_bytes - b.all_to_all_bytes};
   }
 
-  // One call's bytes. `count` is of the shard, or of `values`, or of the whole `from`.
+  /// Counts a call of `all_gather` or `gather`, each rank's part being `shard_bytes`.
   constexpr void add_all_gather(std::size_t world, std::size_t shard_bytes) {
     all_gather_bytes += (world - 1) * shard_bytes;
   }
+  /// Counts a call of `reduce_scatter`, each rank's part of the sum being `shard_bytes`.
   constexpr void add_reduce_scatter(std::size_t world, std::size_t shard_bytes) {
     reduce_scatter_bytes += (world - 1) * shard_bytes;
   }
+  /// Counts a call of `all_reduce` of `count` values.
   constexpr void add_all_reduce(std::size_t world, std::size_t count, std::size_t element_bytes) {
     all_reduce_bytes += 2 * (world - 1) * ceil_div(count, world) * element_bytes;
   }
+  /// Counts a call of `broadcast`, on the root.
   constexpr void add_broadcast(std::size_t world, std::size_t size_bytes) {
     broadcast_bytes += (world - 1) * size_bytes;
   }
+  /// Counts a call of `all_to_all`, `piece_bytes` going to each rank.
   constexpr void add_all_to_all(std::size_t world, std::size_t piece_bytes) {
     all_to_all_bytes += (world - 1) * piece_bytes;
   }
 };
 
+/// Each rank knows its number, below `size()`, and what it sent.
 template <class C>
 concept HasRank = requires(const C& comm) {
   { comm.rank() } -> std::same_as<std::size_t>;

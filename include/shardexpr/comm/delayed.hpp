@@ -72,6 +72,7 @@ class Delayed {
   std::size_t rank() const { return inner_.rank(); }
   std::size_t size() const { return inner_.size(); }
   const Traffic& traffic() const { return inner_.traffic(); }
+  /// What it was made with.
   const Network& network() const { return network_; }
 
   template <class T, class D>

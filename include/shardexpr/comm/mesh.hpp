@@ -16,6 +16,7 @@ namespace shardexpr {
 template <class Comm>
 class Mesh {
  public:
+  /// Splits `world`, which must outlive it.
   Mesh(Comm& world, const MeshShape& shape) : world_{&world}, shape_{shape} {
     if (shape.world() != world.size())
       throw ConfigError("a mesh of " + std::to_string(shape.world()) + " ranks over a world of " +
@@ -32,7 +33,9 @@ class Mesh {
     }
   }
 
+  /// What it was made with.
   const MeshShape& shape() const { return shape_; }
+  /// All ranks.
   Comm& world() { return *world_; }
   /// The ranks that share one copy with this one; the world where there is one copy.
   Comm& shard() { return shard_ ? *shard_ : *world_; }

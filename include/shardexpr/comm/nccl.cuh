@@ -389,7 +389,9 @@ class NcclOf {
   detail::ReductionRoom room_;
 };
 
+/// Sums of 32 and 64 bits in NCCL's own order.
 using Nccl = NcclOf<SumOrder::nccl>;
+/// All sums in rank order, to the bits of `Threads`.
 using NcclInRankOrder = NcclOf<SumOrder::rank>;
 
 static_assert(Communicator<Nccl, Cuda> && Communicator<NcclInRankOrder, Cuda>);

@@ -26,6 +26,7 @@
 
 namespace shardexpr {
 
+/// How long ranks wait for each other.
 struct NcclOptions {
   std::chrono::milliseconds to_meet{300'000};     ///< until every rank has come, at the start
   std::chrono::milliseconds collective{600'000};  ///< that a collective may take once it has begun

@@ -19,6 +19,8 @@ class SharedBuffer {
 
  public:
   SharedBuffer() = default;
+  /// A handle on `count` elements of `memory`; `charged_bytes` of them are this rank's to account
+  /// for.
   SharedBuffer(std::shared_ptr<void> memory, std::size_t count, MemoryAccount& account,
                std::size_t charged_bytes, Purpose purpose = Purpose::gathered)
       : memory_{std::move(memory)},

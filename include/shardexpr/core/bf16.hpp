@@ -17,9 +17,12 @@ struct bf16 {
   std::uint16_t bits;
 
   bf16() = default;
+  /// Rounds to nearest, ties to even.
   SHARDEXPR_HOST_DEVICE constexpr explicit bf16(float value) : bits{rounded(value)} {}
+  /// By way of fp32: rounded twice.
   SHARDEXPR_HOST_DEVICE constexpr explicit bf16(double value)
       : bf16{static_cast<float>(value)} {}  // rounds twice
+  /// Exact.
   SHARDEXPR_HOST_DEVICE constexpr operator float() const {
     return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits) << 16);
   }

@@ -52,8 +52,10 @@ class RaceError : public Error {
 /// nested inside (`std::rethrow_if_nested`).
 class RankError : public Error {
  public:
+  /// `cause`: what the rank's own exception says.
   RankError(std::size_t rank, const std::string& cause)
       : Error("rank " + std::to_string(rank) + ": " + cause), rank_{rank} {}
+  /// The rank that failed first.
   std::size_t rank() const noexcept { return rank_; }
 
  private:

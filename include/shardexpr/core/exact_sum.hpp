@@ -56,6 +56,7 @@ class ExactSum {
     limb(k + 2, static_cast<std::int64_t>(high));
   }
 
+  /// Adds what another sum holds; exact, too.
   SHARDEXPR_HOST_DEVICE void add(const ExactSum& other) {
     for (int k = 0; k < limbs; ++k) limb_[k] += other.limb_[k];
     special_ += other.special_;
@@ -64,6 +65,7 @@ class ExactSum {
 
   /// For who adds what `split` gives, in parallel.
   SHARDEXPR_HOST_DEVICE std::int64_t* limb_data() { return limb_; }
+  /// The sum of what is not finite, for the same.
   SHARDEXPR_HOST_DEVICE double* special_data() { return &special_; }
 
   /// Moves what a limb holds above 32 bits into the next one: the form is then unique.

@@ -17,9 +17,12 @@ struct fp16 {
   std::uint16_t bits;
 
   fp16() = default;
+  /// Rounds to nearest, ties to even.
   SHARDEXPR_HOST_DEVICE constexpr explicit fp16(float value) : bits{rounded(value)} {}
+  /// By way of fp32: rounded twice.
   SHARDEXPR_HOST_DEVICE constexpr explicit fp16(double value)
       : fp16{static_cast<float>(value)} {}  // rounds twice
+  /// Exact.
   SHARDEXPR_HOST_DEVICE constexpr operator float() const {
     // Up to the smallest normal number the pattern counts 2^-24; from there on it runs beside
     // that of a float.

@@ -15,17 +15,22 @@ namespace shardexpr {
 /// Errors:  each throws ConfigError.
 class OptionCheck {
  public:
+  /// `whose`: the name that a message begins with.
   explicit OptionCheck(std::string whose) : whose_{std::move(whose)} {}
 
+  /// Finite, at least 0.
   void at_least_zero(const char* option, double value) const {
     require(value >= 0 && std::isfinite(value), option, value, "a finite one, at least 0");
   }
+  /// Finite, above 0.
   void above_zero(const char* option, double value) const {
     require(value > 0 && std::isfinite(value), option, value, "a finite one above 0");
   }
+  /// In [0, 1).
   void below_one(const char* option, double value) const {
     require(value >= 0 && value < 1, option, value, "one in [0, 1)");
   }
+  /// In [0, 1].
   void at_most_one(const char* option, double value) const {
     require(value >= 0 && value <= 1, option, value, "one in [0, 1]");
   }

@@ -8,6 +8,7 @@ namespace shardexpr {
 // clang 14 with the library of g++ has the header and not the class, for want of a builtin that
 // came with clang 15.
 #if defined(__cpp_lib_source_location)
+/// Where a call stands.
 using SourceLocation = std::source_location;
 #else
 /// Where a call stands: of `std::source_location`, what this library asks.

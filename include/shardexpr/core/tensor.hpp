@@ -14,6 +14,7 @@ struct Shape {
   std::array<std::size_t, max_rank> extent{};
   std::size_t rank = 0;
 
+  /// The extent of an axis.
   constexpr std::size_t operator[](std::size_t axis) const { return extent[axis]; }
   constexpr std::size_t count() const {
     std::size_t n = 1;
@@ -36,6 +37,7 @@ struct Tensor {
   T* data = nullptr;
   Shape shape;
 
+  /// The i-th element, in row-major order.
   constexpr T& operator[](std::size_t i) const { return data[i]; }
   constexpr std::size_t count() const { return shape.count(); }
   constexpr std::size_t size_bytes() const { return count() * sizeof(T); }

@@ -35,6 +35,7 @@ template <std::size_t N>
 struct Reads {
   std::array<Access, N> list;
 };
+/// Memory that an operation writes.
 template <std::size_t N>
 struct Writes {
   std::array<Access, N> list;
@@ -53,10 +54,12 @@ constexpr Access access(const T& t) {
 }
 }  // namespace detail
 
+/// What an operation reads; what has no memory counts as 0 bytes.
 template <class... T>
 constexpr Reads<sizeof...(T)> reads(const T&... t) {
   return {{detail::access(t)...}};
 }
+/// What an operation writes; the same.
 template <class... T>
 constexpr Writes<sizeof...(T)> writes(const T&... t) {
   return {{detail::access(t)...}};

@@ -18,7 +18,9 @@ enum class Purpose : std::size_t {
   transfers,       ///< what waits between two places
   other,
 };
+/// How many purposes there are.
 inline constexpr std::size_t purpose_count = 9;
+/// Their names, in the same order.
 inline constexpr std::array<std::string_view, purpose_count> purpose_names{
     "parameters",     "gradients",   "optimizer", "gathered", "resharded",
     "full_gradients", "activations", "transfers", "other"};
@@ -27,20 +29,26 @@ inline constexpr std::array<std::string_view, purpose_count> purpose_names{
 /// Units: bytes as asked for, without the allocator's own rounding.
 class MemoryAccount {
  public:
+  /// Charges an allocation.
   void add(Purpose purpose, std::size_t size_bytes) {
     live_[static_cast<std::size_t>(purpose)] += size_bytes;
     total_ += size_bytes;
     ++allocations_;
     if (total_ > peak_) peak_ = total_;
   }
+  /// Gives back what `add` charged.
   void remove(Purpose purpose, std::size_t size_bytes) {
     live_[static_cast<std::size_t>(purpose)] -= size_bytes;
     total_ -= size_bytes;
   }
 
+  /// Held now, for one purpose.
   std::size_t live_bytes(Purpose purpose) const { return live_[static_cast<std::size_t>(purpose)]; }
+  /// Held now, for all purposes.
   std::size_t live_bytes() const { return total_; }
+  /// The most that was ever held at once.
   std::size_t peak_bytes() const { return peak_; }
+  /// Calls of `add` so far.
   std::size_t allocation_count() const { return allocations_; }
 
  private:

@@ -29,6 +29,7 @@
 
 namespace shardexpr {
 
+/// How far `Checked` disturbs the order in which operations run.
 struct CheckOptions {
   std::uint64_t seed = 1;  ///< of the delays
   /// One in four operations of a stream that has a thread waits a random time below it before it
@@ -74,6 +75,7 @@ class Checked : public detail::CheckedPlace<D, D>, public detail::CheckedHost<D>
  public:
   using Stream = typename Place::Stream;
 
+  /// A point in a stream, with the clock that says what was done before it.
   class Event {
     friend class Checked;
     typename D::Event owned_;
@@ -84,6 +86,7 @@ class Checked : public detail::CheckedPlace<D, D>, public detail::CheckedHost<D>
   template <class... Args>
     requires std::constructible_from<D, Args...>
   explicit Checked(Args&&... args) : Place{*this, std::forward<Args>(args)...} {}
+  /// The same, with delays.
   template <class... Args>
     requires std::constructible_from<D, Args...>
   explicit Checked(const CheckOptions& options, Args&&... args)
@@ -143,14 +146,17 @@ class Checked : public detail::CheckedPlace<D, D>, public detail::CheckedHost<D>
   /// Accesses that are kept for later ones to be compared with.
   std::size_t log_size() const { return log_.size(); }
 
+  /// As `D` says.
   auto execution() const requires requires(const D& device) { device.execution(); }
   { return device_.execution(); }
+  /// Memory that nobody is charged for, where `D` gives such.
   void* allocate_zeroed(std::size_t size_bytes) requires requires(D& device) {
     device.allocate_zeroed(std::size_t{1});
   }
   { return device_.allocate_zeroed(size_bytes); }
   static void deallocate(void* memory) requires requires(void* some) { D::deallocate(some); }
   { D::deallocate(memory); }
+  /// Outside of all streams, and so unchecked.
   template <class Functor>
   static void for_each_at_once(std::size_t count, const Functor& functor) {
     D::for_each_at_once(count, functor);

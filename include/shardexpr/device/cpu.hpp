@@ -52,6 +52,7 @@ class Cpu {
     Stream() = default;
     /// Errors:  one with a thread throws std::bad_alloc, or std::system_error if it gets none.
     Stream(Cpu& device, std::string_view name) : CpuStream{device.execution_, name} {}
+    /// One with a thread of its own, whatever the device's execution.
     Stream(Cpu&, std::string_view name, OwnThread) : CpuStream{Execution::asynchronous, name} {}
 
    private:
@@ -66,10 +67,12 @@ class Cpu {
   };
 
   Cpu() = default;
+  /// `asynchronous`: each stream has a thread of its own.
   explicit Cpu(Execution execution) : execution_{execution} {}
   Cpu(const Cpu&) = delete;  // buffers point to their device's account
   Cpu& operator=(const Cpu&) = delete;
 
+  /// What it was made with.
   Execution execution() const { return execution_; }
 
   /// The host's side of this device: state that is offloaded lies there and is computed on there.

@@ -38,9 +38,12 @@ class Cuda {
  public:
   static constexpr bool shares_memory = false;
 
+  /// An in-order queue of work on the GPU. Neither copies nor moves.
   class Stream : detail::CudaStream {
    public:
+    /// `name` is what traces and races call it.
     Stream(Cuda& device, std::string_view name) : CudaStream{device.shared_, name} {}
+    /// The same: every stream of a GPU runs by itself.
     Stream(Cuda& device, std::string_view name, OwnThread) : Stream{device, name} {}
 
    private:
@@ -50,6 +53,7 @@ class Cuda {
     friend class Cuda;
   };
 
+  /// The GPU of that number, as the runtime counts those that it sees.
   explicit Cuda(int ordinal = 0) : ordinal_{detail::cuda_ordinal(ordinal)} {
     const detail::CudaCurrent current{ordinal_};
     detail::check_cuda_kernels(ordinal_, detail::run_once<detail::NormalizeSum>);
@@ -63,6 +67,7 @@ class Cuda {
   Cuda(const Cuda&) = delete;  // buffers point to their device's account
   Cuda& operator=(const Cuda&) = delete;
 
+  /// As the runtime counts.
   int ordinal() const { return ordinal_; }
 
   template <class T>

@@ -19,6 +19,7 @@
 
 namespace shardexpr {
 
+/// How much a trace keeps.
 struct TraceOptions {
   /// What a stream can record; 88 bytes each, allocated with the stream.
   std::size_t events_per_stream = std::size_t{1} << 16;
@@ -211,6 +212,7 @@ class StampedScope {
 /// Errors:  ConfigError if a stream may record no event.
 class Trace {
  public:
+  /// Its clock begins here.
   explicit Trace(TraceOptions options = {}) : options_{options} {
     if (options.events_per_stream == 0)
       throw ConfigError("events_per_stream of a trace must be at least 1");
@@ -218,6 +220,7 @@ class Trace {
   Trace(const Trace&) = delete;  // streams point to it
   Trace& operator=(const Trace&) = delete;
 
+  /// What it was made with.
   const TraceOptions& options() const { return options_; }
 
   /// Events that found their stream's buffer full. A trace that dropped any lacks the end of a

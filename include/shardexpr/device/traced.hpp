@@ -43,6 +43,7 @@ class Traced : public detail::TracedPlace<D, D>, public detail::TracedHost<D> {
  public:
   using Stream = typename Place::Stream;
 
+  /// A point in a stream, with what a wait for it is recorded as.
   class Event {
     friend class Traced;
     typename D::Event inner_;
@@ -58,16 +59,19 @@ class Traced : public detail::TracedPlace<D, D>, public detail::TracedHost<D> {
   Traced(const Traced&) = delete;
   Traced& operator=(const Traced&) = delete;
 
+  /// Memory that nobody is charged for, where `D` gives such.
   void* allocate_zeroed(std::size_t size_bytes) requires requires(D& device) {
     device.allocate_zeroed(size_bytes);
   }
   { return device_.allocate_zeroed(size_bytes); }
   static void deallocate(void* memory) requires requires { D::deallocate(memory); }
   { D::deallocate(memory); }
+  /// Outside of all streams, and so not recorded.
   template <class Functor>
   static void for_each_at_once(std::size_t count, const Functor& functor) {
     D::for_each_at_once(count, functor);
   }
+  /// As `D` says.
   decltype(auto) execution() const requires requires(const D& device) { device.execution(); }
   { return device_.execution(); }
 

@@ -39,6 +39,7 @@
 
 namespace shardexpr {
 
+/// The rules on what a strategy runs on, SX3xx, by code.
 enum class BackendRule {
   none,
 #define SHARDEXPR_RULE_NAME(code, broken, what, advice) code,
@@ -46,6 +47,7 @@ enum class BackendRule {
 #undef SHARDEXPR_RULE_NAME
 };
 
+/// The texts of these rules, in the order of their codes.
 inline constexpr auto backend_rule_texts = std::to_array<RuleText>({
 #define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {#code, what, advice},
     SHARDEXPR_BACKEND_RULES(SHARDEXPR_RULE_TEXT)

@@ -35,7 +35,9 @@ class Gathered {
     if (loop_ != nullptr) loop_->leave(u_);
   }
 
+  /// The views, by the unit's names.
   const Parameters& operator*() const { return parameters_; }
+  /// The views, by the unit's names.
   const Parameters* operator->() const { return &parameters_; }
 
  private:
@@ -67,7 +69,9 @@ class OpenGradients {
   OpenGradients& operator=(OpenGradients&&) = delete;
   ~OpenGradients() = default;
 
+  /// The views, by the unit's names.
   const Gradients& operator*() const { return gradients_; }
+  /// The views, by the unit's names.
   const Gradients* operator->() const { return &gradients_; }
 
   /// The unit adds no more; the guard's views are empty from here on. Gradients are reduced with

@@ -60,6 +60,7 @@ class sharded {
   template <class Unit>
   using Gradients = typename detail::Passes<M, S>::template Gradients<Unit>;
 
+  /// What is given at run time.
   struct Options {
     typename S::optimizer::Options optimizer{};
     typename S::clipping::Options clipping{};
@@ -141,6 +142,7 @@ class sharded {
     }
     return finish_step(static_cast<double>(options_.micro_batches));
   }
+  /// A step of one micro-batch.
   [[nodiscard]] StepResult step(const Batch& batch) { return step(std::span{&batch, 1}); }
 
   /// The mean loss over the ranks' batches; parameters stay as they are.
@@ -273,9 +275,13 @@ class sharded {
   /// Where the work of such a loop is enqueued.
   Context<Device> context() { return core_.timeline.context(detail::compute_stream); }
 
+  /// Where every parameter lies in the shards.
   const Layout<M>& layout() const { return core_.layout; }
+  /// How the ranks are arranged.
   const MeshShape& mesh() const { return core_.mesh.shape(); }
+  /// What it was made with.
   const Config& config() const { return config_; }
+  /// What it was made with; `set_learning_rate` changes the optimizer's.
   const Options& options() const { return options_; }
   /// The rate of the next step: the optimizer's, times the schedule's factor, times the group's.
   /// Errors:  ConfigError if there is no such group.

@@ -116,11 +116,13 @@ class SwapFile {
   }
   /// Of state, since the beginning; what was tried twice counts once.
   std::uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+  /// As `bytes_read`.
   std::uint64_t bytes_written() const { return bytes_written_.load(std::memory_order_relaxed); }
 
   /// Whether io_uring does the work, or threads; whether past the page cache. Of a file that is not
   /// there, false.
   bool uses_io_uring() const { return reads_ && reads_->has_ring() && writes_->has_ring(); }
+  /// Whether it goes past the page cache.
   bool is_direct() const { return file_ && file_->is_direct(); }
 
  private:

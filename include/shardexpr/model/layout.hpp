@@ -13,6 +13,7 @@
 
 namespace shardexpr {
 
+/// The number of no unit.
 inline constexpr std::size_t no_unit = static_cast<std::size_t>(-1);
 
 /// One parameter of a unit within the flat layout.
@@ -96,6 +97,7 @@ class Layout {
     std::size_t persist_below = 0;  ///< parameters of fewer elements are persistent
   };
 
+  /// Lays out the model that `config` makes.
   constexpr Layout(const Config& config, std::size_t shards, const Grouping& grouping = {})
       : shards_{shards} {
     if (shards == 0) throw ConfigError("world size is 0: a job has at least one rank");
@@ -119,9 +121,13 @@ class Layout {
   /// Ranks that share one copy of the parameters: all, or those of a shard group.
   constexpr std::size_t shards() const { return shards_; }
 
+  /// All units, those of a `Repeat` one by one.
   constexpr std::size_t unit_count() const { return units_.size(); }
+  /// In forward order.
   constexpr const UnitLayout& unit(std::size_t u) const { return units_[u]; }
+  /// In forward order.
   constexpr const std::vector<UnitLayout>& units() const { return units_; }
+  /// The first unit of a stage.
   constexpr std::size_t first_unit(std::size_t stage) const { return first_[stage]; }
   constexpr std::size_t count(std::size_t stage) const { return count_[stage]; }
 
@@ -132,9 +138,13 @@ class Layout {
     return true;
   }
 
+  /// What is gathered together counts once.
   constexpr std::size_t group_count() const { return groups_.size(); }
+  /// In forward order.
   constexpr const GroupLayout& group(std::size_t g) const { return groups_[g]; }
+  /// Of all groups.
   constexpr std::size_t flat_count() const { return flats_.size(); }
+  /// In the order of the groups.
   constexpr const FlatLayout& flat(std::size_t f) const { return flats_[f]; }
 
   /// The first unit in forward order with something to train: where backward ends.
@@ -168,12 +178,14 @@ class Layout {
          ++f)
       visit(f, flats_[f]);
   }
+  /// Those of one group that have gradients: `visit(f, flat)`.
   template <class Visit>
   constexpr void for_each_trained_flat(std::size_t g, Visit&& visit) const {
     for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
       if (flat.is_trainable) visit(f, flat);
     });
   }
+  /// Those of all groups.
   template <class Visit>
   constexpr void for_each_trained_flat(Visit&& visit) const {
     for (std::size_t g = 0; g < group_count(); ++g) for_each_trained_flat(g, visit);

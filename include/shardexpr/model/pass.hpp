@@ -20,19 +20,20 @@ template <class Unit, class D, class T, class B = T>
 struct Forward {
   using Config = typename Unit::Config;
   using Batch = typename Unit::Batch;
+  /// Views are empty until they are bound.
   Forward(const Context<D>& c, const Config& with, const Batch& on)
       : context{c}, config{with}, batch{on} {}
 
   Context<D> context;
   const Config& config;
   const Batch& batch;
-  typename Unit::template Params<Tensor<const T>> w;  // full parameters, gathered
-  InputOf<Unit, ConstTensor, T> in;                   // what the unit before put out
+  typename Unit::template Params<Tensor<const T>> w;  ///< full parameters, gathered
+  InputOf<Unit, ConstTensor, T> in;                   ///< what the unit before put out
   OutputOf<Unit, Tensor, T> out;
-  SavedOf<Unit, Tensor, T> saved;      // kept until this unit's backward
-  ScratchOf<Unit, Tensor, T> scratch;  // any content before and after
-  BuffersOf<Unit, Tensor<B>> buffers;  // this rank's own
-  bool is_rebuild = false;             // a second forward (Recompute): leave buffers as they are
+  SavedOf<Unit, Tensor, T> saved;      ///< kept until this unit's backward
+  ScratchOf<Unit, Tensor, T> scratch;  ///< any content before and after
+  BuffersOf<Unit, Tensor<B>> buffers;  ///< this rank's own
+  bool is_rebuild = false;             ///< a second forward (Recompute): leave buffers as they are
 };
 
 /// What a unit is given to compute gradients: of its parameters, added to `dw` (zeroed by the
@@ -41,6 +42,7 @@ template <class Unit, class D, class T, class G = T, class B = T>
 struct Backward {
   using Config = typename Unit::Config;
   using Batch = typename Unit::Batch;
+  /// Views are empty until they are bound.
   Backward(const Context<D>& c, const Config& with, const Batch& on)
       : context{c}, config{with}, batch{on} {}
 
@@ -52,7 +54,7 @@ struct Backward {
   InputOf<Unit, ConstTensor, T> in;
   OutputOf<Unit, ConstTensor, T> dout;
   InputOf<Unit, Tensor, T> din;
-  SavedOf<Unit, Tensor, T> saved;  // as forward left it; free to be overwritten
+  SavedOf<Unit, Tensor, T> saved;  ///< as forward left it; free to be overwritten
   ScratchOf<Unit, Tensor, T> scratch;
   BuffersOf<Unit, Tensor<const B>> buffers;
 };

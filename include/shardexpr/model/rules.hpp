@@ -30,6 +30,7 @@
 
 namespace shardexpr {
 
+/// The rules on a model, SX2xx, by code.
 enum class ModelRule {
   none,
 #define SHARDEXPR_RULE_NAME(code, broken, what, advice) code,
@@ -37,6 +38,7 @@ enum class ModelRule {
 #undef SHARDEXPR_RULE_NAME
 };
 
+/// The texts of these rules, in the order of their codes.
 inline constexpr auto model_rule_texts = std::to_array<RuleText>({
 #define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {#code, what, advice},
     SHARDEXPR_MODEL_RULES(SHARDEXPR_RULE_TEXT)

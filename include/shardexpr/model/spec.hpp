@@ -17,8 +17,11 @@ struct Init {
   float mean = 0;
   float spread = 0;
 };
+/// Every element 0.
 inline constexpr Init zeros{0, 0};
+/// Every element 1.
 inline constexpr Init ones{1, 0};
+/// Normal numbers of mean 0.
 constexpr Init normal(float deviation) { return {0, deviation}; }
 
 /// A name of at most 47 characters, held inline so that descriptions are constant expressions.
@@ -27,11 +30,13 @@ struct Name {
   std::array<char, capacity> text{};
 
   constexpr Name() = default;
+  /// Refused by the compiler if it is longer than `capacity`.
   template <std::size_t N>
   constexpr Name(const char (&literal)[N]) {
     static_assert(N <= capacity, "a parameter's name has at most 47 characters");
     for (std::size_t i = 0; i < N; ++i) text[i] = literal[i];
   }
+  /// The text, without what follows its end.
   constexpr std::string_view view() const {
     std::size_t n = 0;
     while (n < capacity && text[n] != 0) ++n;
@@ -54,6 +59,7 @@ struct Spec {
   bool is_frozen = false;       ///< never updated: no gradient, no optimizer state
   std::size_t group = 0;        ///< of parameters that are updated alike
 
+  /// Whether another unit owns the parameter.
   constexpr bool is_tied() const { return tied_unit != 0; }
 };
 
@@ -99,7 +105,9 @@ struct BufferSpec {
   std::size_t element_bytes = sizeof(T);
 
   constexpr BufferSpec() = default;
+  /// A buffer of elements of `T`.
   constexpr BufferSpec(Shape s) : shape{s} {}
+  /// The same, by its extents.
   template <class... Extent>
   constexpr explicit BufferSpec(Extent... extent) requires(
       sizeof...(Extent) > 0 && (std::is_convertible_v<Extent, std::size_t> && ...))

@@ -51,9 +51,10 @@ struct Units {
   using Unit = typename Stage<S>::Unit;
 };
 
-/// What the unit takes and puts out, of fields `Of<...>`.
+/// What the unit takes, of fields `Of<...>`.
 template <class Unit, template <class> class Of, class T>
 using InputOf = typename Unit::template Input<Of, T>;
+/// What the unit puts out, of the same.
 template <class Unit, template <class> class Of, class T>
 using OutputOf = typename Unit::template Output<Of, T>;
 
@@ -115,7 +116,7 @@ namespace detail {
 template <class Unit>
 inline constexpr bool saves_something =
     chars_in<typename saved_of<Unit, char_of, float>::type> != 0;
-}
+}  // namespace detail
 
 /// A parameter's name in a checkpoint: the unit's prefix, `#` in it replaced by the unit's place in
 /// its stage, then the name in `describe`.

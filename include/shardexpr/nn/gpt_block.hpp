@@ -27,10 +27,11 @@ struct Block {
   using Batch = GptBatch;
   static constexpr Name prefix = "transformer.h.#.";
 
+  /// By Hugging Face's names, `.` written `_`.
   template <class T>
   struct Params {
     T ln_1_weight, ln_1_bias;
-    T attn_weight, attn_bias;  // q, k, v side by side
+    T attn_weight, attn_bias;  ///< q, k, v side by side
     T attn_proj_weight, attn_proj_bias;
     T ln_2_weight, ln_2_bias;
     T fc_weight, fc_bias;
@@ -71,9 +72,9 @@ struct Block {
     Of<T> qkv;
     Of<Accumulate<T>> lse;
     Of<T> attended;
-    Of<T> middle;  // x after attention
+    Of<T> middle;  ///< x after attention
     Of<Accumulate<T>> mean_2, rstd_2;
-    Of<T> fc;  // before gelu; in backward what gelu_rebuild leaves there
+    Of<T> fc;  ///< before gelu; in backward what gelu_rebuild leaves there
   };
   template <class T>
   static constexpr Saved<BufferSpec, T> saved(const Config& c) {
@@ -89,10 +90,11 @@ struct Block {
             .fc = shape(c.batch, c.context, 4 * c.embed)};
   }
 
+  /// What a pass needs within itself.
   template <template <class> class Of, class T>
   struct Scratch {
-    Of<T> narrow;  // a norm's output; in backward also gradients of that width
-    Of<T> wide;    // gelu's output; in backward also dfc, then dqkv
+    Of<T> narrow;  ///< a norm's output; in backward also gradients of that width
+    Of<T> wide;    ///< gelu's output; in backward also dfc, then dqkv
     nn::AttentionScratch<Of, T> attention;
     nn::LayerScratch<Of> layers;
   };

@@ -19,6 +19,7 @@ struct GptConfig {
   std::size_t layers = 4;
   std::size_t batch = 8;  ///< sequences that one rank computes at a time
 
+  /// Of a micro-batch.
   constexpr std::size_t tokens() const { return batch * context; }
   friend constexpr bool operator==(const GptConfig&, const GptConfig&) = default;
 };
@@ -64,6 +65,7 @@ struct Hidden {
   Of<T> x;
 };
 
+/// Its shapes.
 template <class T>
 constexpr Hidden<BufferSpec, T> hidden(const GptConfig& c) {
   return {.x = shape(c.batch, c.context, c.embed)};

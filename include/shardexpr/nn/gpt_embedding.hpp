@@ -15,10 +15,12 @@ struct Embedding {
   using Batch = GptBatch;
   static constexpr Name prefix = "transformer.";
 
+  /// The tables of tokens and of positions.
   template <class T>
   struct Params {
     T wte, wpe;
   };
+  /// Both start from normal numbers, of deviation 0.02 and 0.01.
   static constexpr Params<Spec> describe(const Config& c) {
     return {.wte = {"wte.weight", shape(c.vocabulary, c.embed), normal(0.02f)},
             .wpe = {"wpe.weight", shape(c.context, c.embed), normal(0.01f)}};
@@ -33,15 +35,17 @@ struct Embedding {
     return hidden<T>(c);
   }
 
+  /// What backward needs of the batch.
   template <template <class> class Of, class T>
   struct Saved {
-    Of<std::int32_t> tokens;  // where the device has memory of its own
+    Of<std::int32_t> tokens;  ///< where the device has memory of its own
   };
   template <class T, class D>
   static constexpr Saved<BufferSpec, T> saved(const Config& c) {
     return {.tokens = nn::batch_copy<D>(shape(c.batch, c.context))};
   }
 
+  /// What a pass needs within itself.
   template <template <class> class Of, class T>
   struct Scratch {
     nn::EmbeddingScratch<Of> embedding;

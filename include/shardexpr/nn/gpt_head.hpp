@@ -17,6 +17,7 @@ struct Head {
   using Batch = GptBatch;
   static constexpr Name prefix = "transformer.";
 
+  /// The last norm's, and the table, which is the embedding's.
   template <class T>
   struct Params {
     T ln_f_weight, ln_f_bias;
@@ -41,11 +42,12 @@ struct Head {
     return {.loss = Shape{}};
   }
 
+  /// Statistics of the norm, and the loss's gradient.
   template <template <class> class Of, class T>
   struct Saved {
     Of<Accumulate<T>> mean, rstd;
-    Of<T> error;               // logits, until the loss turns them into softmax minus one-hot
-    Of<std::int32_t> targets;  // where the device has memory of its own
+    Of<T> error;               ///< logits, until the loss turns them into softmax minus one-hot
+    Of<std::int32_t> targets;  ///< where the device has memory of its own
   };
   template <class T, class D>
   static constexpr Saved<BufferSpec, T> saved(const Config& c) {
@@ -56,9 +58,10 @@ struct Head {
             .targets = nn::batch_copy<D>(rows)};
   }
 
+  /// What a pass needs within itself.
   template <template <class> class Of, class T>
   struct Scratch {
-    Of<T> norm;  // in backward also its gradient
+    Of<T> norm;  ///< in backward also its gradient
     nn::LayerScratch<Of> layers;
   };
   template <class T, class D>

@@ -33,8 +33,8 @@ using In = Tensor<const std::type_identity_t<T>>;
 /// What the layers of a device compute in, whichever they are; empty where they need nothing.
 template <template <class> class Of>
 struct LayerScratch {
-  Of<float> sums;           // what blocks of a kernel hand to the next one
-  Of<std::byte> workspace;  // of a library's products
+  Of<float> sums;           ///< what blocks of a kernel hand to the next one
+  Of<std::byte> workspace;  ///< of a library's products
 };
 
 /// How many parts a kernel cuts rows into to add up columns.
@@ -75,9 +75,9 @@ inline constexpr std::size_t attention_rows = 64;
 /// belong. Kernels hold scores in registers, so all are empty there.
 template <template <class> class Of, class T>
 struct AttentionScratch {
-  Of<Accumulate<T>> scores;         // and, in backward, their gradient
-  Of<T> rounded;                    // both, as the next product takes them
-  Of<Accumulate<T>> key_gradients;  // of one head: k's, then v's
+  Of<Accumulate<T>> scores;         ///< and, in backward, their gradient
+  Of<T> rounded;                    ///< both, as the next product takes them
+  Of<Accumulate<T>> key_gradients;  ///< of one head: k's, then v's
 };
 
 /// Shapes:  scores, rounded (2, attention_rows, context); key_gradients (2, context, head).

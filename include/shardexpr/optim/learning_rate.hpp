@@ -26,6 +26,7 @@ class LearningRateSchedule {
  public:
   /// Constant.
   LearningRateSchedule() = default;
+  /// The factor 1 throughout.
   static LearningRateSchedule constant() { return {}; }
   /// `steps` 0: constant.
   static LearningRateSchedule warmup(std::size_t steps) {
@@ -39,6 +40,7 @@ class LearningRateSchedule {
                                             double least = 0) {
     return {"warmup_cosine", Fall::cosine, warmup_steps, total_steps, least};
   }
+  /// As `warmup_cosine`, but straight from 1 down.
   static LearningRateSchedule warmup_linear(std::size_t warmup_steps, std::size_t total_steps,
                                             double least = 0) {
     return {"warmup_linear", Fall::linear, warmup_steps, total_steps, least};

@@ -10,8 +10,8 @@
 namespace shardexpr {
 
 /// p <- p (1 - lr wd) - lr sign(b1 m + (1 - b1) g), then m <- b2 m + (1 - b2) g. The sign of 0 is
-/// 0, that of NaN is NaN. Source:  Chen et al., Symbolic Discovery of Optimization Algorithms,
-/// NeurIPS 2023, algorithm 2.
+/// 0, that of NaN is NaN.
+/// Source:  Chen et al., Symbolic Discovery of Optimization Algorithms, NeurIPS 2023, algorithm 2.
 class LionUpdate {
  public:
   LionUpdate(const Lion::Options& options, std::size_t)

@@ -19,6 +19,7 @@ struct ActivationBytes {
   std::size_t gradients = 0;  ///< of outputs: two buffers as large as the largest output
   std::size_t scratch = 0;    ///< one buffer as large as the largest unit's
 
+  /// All of it together.
   constexpr std::size_t total() const { return outputs + saved + rebuilt + gradients + scratch; }
 };
 

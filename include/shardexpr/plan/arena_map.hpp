@@ -33,6 +33,7 @@ class ArenaMap {
     }
     return at;
   }
+  /// Gives back what `allocate` gave.
   constexpr void release(std::size_t offset, std::size_t size) {
     live_.erase(std::find_if(live_.begin(), live_.end(), [&](const Block& block) {
       return block.begin == offset && block.end == offset + size;
@@ -41,6 +42,7 @@ class ArenaMap {
 
   /// The end of the highest block there ever was: how large the arena must be.
   constexpr std::size_t high_water() const { return high_water_; }
+  /// Whether nothing is allocated.
   constexpr bool empty() const { return live_.empty(); }
 
  private:

@@ -15,6 +15,7 @@ struct MeshShape {
   std::size_t shards = 1, copies = 1;
   std::size_t reshard = 0;  ///< 0: nothing is kept
 
+  /// All ranks.
   constexpr std::size_t world() const { return shards * copies; }
   friend constexpr bool operator==(const MeshShape&, const MeshShape&) = default;
 };

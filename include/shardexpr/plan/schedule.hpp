@@ -104,6 +104,7 @@ class Schedule {
   constexpr void forward(Visitor& visitor) {
     forward_until(positions(), visitor);
   }
+  /// Forward of every unit with nothing kept.
   template <class Visitor>
   constexpr void evaluate(Visitor& visitor) {
     forward_until(units(), visitor);

@@ -21,8 +21,8 @@ struct ReduceEveryMicroBatch {
 };
 
 /// Each rank adds up full gradients and reduces once, in the last micro-batch. FSDP's no_sync,
-/// ZeRO-0 and ZeRO-1. Cost:    the full gradients of the model, held from the first micro-batch to
-/// the last.
+/// ZeRO-0 and ZeRO-1.
+/// Cost:    the full gradients of the model, held from the first micro-batch to the last.
 struct ReduceAtEnd {
   using axis = axis::Accumulation;
   static constexpr bool reduce_each = false;

@@ -47,6 +47,7 @@ concept Policy = requires {
   typename P::axis;
 };
 
+/// A policy on that axis.
 template <class P, class Axis>
 concept OnAxis = Policy<P> && std::same_as<typename P::axis, Axis>;
 

@@ -23,10 +23,12 @@ struct Over {
   using communicator = C;
 };
 
+/// `device`: a type that is a `Device` where a trainer is made.
 template <class P>
 concept DevicePolicy = OnAxis<P, axis::Device> && requires {
   typename P::device;
 };
+/// `communicator`: a type that is a `Communicator` where a trainer is made.
 template <class P>
 concept CommunicatorPolicy = OnAxis<P, axis::Communicator> && requires {
   typename P::communicator;

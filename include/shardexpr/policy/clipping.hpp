@@ -24,6 +24,7 @@ concept ClippingPolicy = OnAxis<P, axis::Clipping> &&
 /// Gradients as they are.
 struct ClipNone {
   using axis = axis::Clipping;
+  /// What is given at run time.
   struct Options {};
   SHARDEXPR_HOST_DEVICE static constexpr double factor(const Options&, double) { return 1; }
   static constexpr float limit(const Options&) { return std::numeric_limits<float>::infinity(); }
@@ -34,6 +35,7 @@ struct ClipNone {
 /// Cost:    none beside the norm, which every step has; the factor is applied by the update.
 struct ClipNorm {
   using axis = axis::Clipping;
+  /// What is given at run time.
   struct Options {
     float max_norm = 1;
   };
@@ -52,6 +54,7 @@ struct ClipNorm {
 /// element by element, so that no sharding stands in its way.
 struct ClipValue {
   using axis = axis::Clipping;
+  /// What is given at run time.
   struct Options {
     float max_value = 1;
   };

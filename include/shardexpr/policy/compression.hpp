@@ -14,11 +14,13 @@ template <class P>
 concept WeightCompressionPolicy = OnAxis<P, axis::WeightCompression> && requires {
   { P::bits } -> std::convertible_to<std::size_t>;
 };
+/// The same of gradients, before they are reduced.
 template <class P>
 concept GradientCompressionPolicy = OnAxis<P, axis::GradientCompression> && requires {
   { P::bits } -> std::convertible_to<std::size_t>;
 };
 
+/// Gathers send the compute dtype.
 struct WeightsUnquantized {
   using axis = axis::WeightCompression;
   static constexpr std::size_t bits = 0;
@@ -36,6 +38,7 @@ struct QuantizedWeights {
   static constexpr std::size_t bits = 8;
 };
 
+/// Reductions send the precision's reduce dtype.
 struct GradientsUnquantized {
   using axis = axis::GradientCompression;
   static constexpr std::size_t bits = 0;
@@ -49,8 +52,10 @@ struct GradientsUnquantized {
 /// What is off by how much: the mean over ranks of a/14 at most, a the largest magnitude of the
 /// rank's block, and the rounding of the reduce dtype. Rounding is to nearest: where one element of
 /// a block is large, those below a fourteenth of it are 0. Nothing is carried over to the next
-/// step. Cost:    9/16 bytes an element; one pass over the full gradients, one over what is
-/// received. Source:  Wang et al., ZeRO++, ICLR 2024, section 3.3.
+/// step.
+///
+/// Cost:    9/16 bytes an element; one pass over the full gradients, one over what is received.
+/// Source:  Wang et al., ZeRO++, ICLR 2024, section 3.3.
 struct QuantizedGradients {
   using axis = axis::GradientCompression;
   static constexpr std::size_t bits = 4;

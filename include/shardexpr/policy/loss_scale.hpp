@@ -31,7 +31,9 @@ concept LossScalePolicy = OnAxis<P, axis::LossScale> &&
 struct LossScaleNone {
   using axis = axis::LossScale;
   static constexpr bool skips = false;
+  /// What is given at run time.
   struct Options {};
+  /// There is no state.
   struct Scaler {
     explicit Scaler(const Options&) {}
     static constexpr float scale() { return 1; }
@@ -43,12 +45,14 @@ struct LossScaleNone {
 struct StaticLossScale {
   using axis = axis::LossScale;
   static constexpr bool skips = true;
+  /// What is given at run time.
   struct Options {
     float scale = 65536;
   };
   static void check(const Options& options) {
     OptionCheck{"StaticLossScale"}.above_zero("scale", options.scale);
   }
+  /// The scale's state.
   class Scaler {
    public:
     explicit Scaler(const Options& options) : scale_{options.scale} {}
@@ -68,6 +72,7 @@ struct StaticLossScale {
 struct DynamicLossScale {
   using axis = axis::LossScale;
   static constexpr bool skips = true;
+  /// What is given at run time.
   struct Options {
     float initial_scale = 65536;
     float growth_factor = 2;      ///< after `growth_interval` finite steps in a row
@@ -88,6 +93,7 @@ struct DynamicLossScale {
     check.require(o.growth_interval != 0, "growth_interval", 0, "at least 1");
     check.require(o.hysteresis != 0, "hysteresis", 0, "at least 1");
   }
+  /// The scale's state.
   class Scaler {
    public:
     explicit Scaler(const Options& options)

@@ -69,6 +69,7 @@ struct Offload {
   using optimizer = Optimizer;
 };
 
+/// All between steps lies on the device. The default.
 using OffloadNone = Offload<OnDevice, OnDevice>;
 /// All between steps lies on the host. FSDP's CPUOffload.
 using OffloadAll = Offload<OnHost, OnHost>;

@@ -45,6 +45,7 @@ struct AdamW {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 2;
   using Update = AdamWUpdate;
+  /// What is given at run time.
   struct Options {
     float learning_rate = 1e-3f, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
   };
@@ -57,6 +58,7 @@ struct Adam {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 2;
   using Update = AdamUpdate;
+  /// What is given at run time.
   struct Options {
     float learning_rate = 1e-3f, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
   };
@@ -68,6 +70,7 @@ struct Sgd {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 0;
   using Update = SgdUpdate;
+  /// What is given at run time.
   struct Options {
     float learning_rate = 1e-2f, weight_decay = 0;
   };
@@ -85,6 +88,7 @@ struct SgdMomentum {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 1;
   using Update = SgdMomentumUpdate;
+  /// What is given at run time.
   struct Options {
     float learning_rate = 1e-2f, momentum = 0.9f, dampening = 0;
     bool nesterov = false;
@@ -108,6 +112,7 @@ struct Lion {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 1;
   using Update = LionUpdate;
+  /// What is given at run time.
   struct Options {
     float learning_rate = 1e-4f, beta1 = 0.9f, beta2 = 0.99f, weight_decay = 0;
   };
@@ -127,6 +132,7 @@ struct Adagrad {
   using axis = axis::Optimizer;
   static constexpr std::size_t moments = 1;
   using Update = AdagradUpdate;
+  /// What is given at run time.
   struct Options {
     float learning_rate = 1e-2f;
     float learning_rate_decay = 0;  ///< the rate of step t is divided by 1 + (t - 1) of this

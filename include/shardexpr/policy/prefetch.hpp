@@ -14,10 +14,12 @@ namespace shardexpr {
 /// When, in the backward of a unit, the next one is gathered.
 enum class GatherAhead { never, before_compute, after_compute };
 
+/// `ahead`: when the next group is gathered in backward.
 template <class P>
 concept BackwardPrefetchPolicy = OnAxis<P, axis::BackwardPrefetch> && requires {
   { P::ahead } -> std::convertible_to<GatherAhead>;
 };
+/// `depth`: so many units ahead in forward; 0: none.
 template <class P>
 concept ForwardPrefetchPolicy = OnAxis<P, axis::ForwardPrefetch> && requires {
   { P::depth } -> std::convertible_to<std::size_t>;

@@ -13,6 +13,7 @@ concept RecomputePolicy = OnAxis<P, axis::Recompute> && requires {
   { P::template rebuilds<void> } -> std::convertible_to<bool>;
 };
 
+/// What units save in forward is kept until their backward.
 struct RecomputeNone {
   using axis = axis::Recompute;
   template <class U>

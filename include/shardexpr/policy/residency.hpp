@@ -10,27 +10,33 @@
 
 namespace shardexpr {
 
+/// Parameters of fewer than `persist_below` elements stay whole.
 template <class P>
 concept PersistencePolicy = OnAxis<P, axis::Persistence> && requires {
   { P::persist_below } -> std::convertible_to<std::size_t>;
 };
+/// At most `live_elements` are gathered at once.
 template <class P>
 concept LiveLimitPolicy = OnAxis<P, axis::LiveLimit> && requires {
   { P::live_elements } -> std::convertible_to<std::size_t>;
 };
+/// At most `ahead_elements` are gathered ahead.
 template <class P>
 concept PrefetchLimitPolicy = OnAxis<P, axis::PrefetchLimit> && requires {
   { P::ahead_elements } -> std::convertible_to<std::size_t>;
 };
+/// Parameters stay gathered that are used again within `reuse_elements`.
 template <class P>
 concept ReusePolicy = OnAxis<P, axis::Reuse> && requires {
   { P::reuse_elements } -> std::convertible_to<std::size_t>;
 };
+/// At most `live_groups` are gathered at once.
 template <class P>
 concept GatherLimitPolicy = OnAxis<P, axis::GatherLimit> && requires {
   { P::live_groups } -> std::convertible_to<std::size_t>;
 };
 
+/// Every parameter is sharded as the sharding says.
 struct PersistNone {
   using axis = axis::Persistence;
   static constexpr std::size_t persist_below = 0;
@@ -44,6 +50,7 @@ struct PersistBelow {
   static constexpr std::size_t persist_below = N, count = N;
 };
 
+/// Any number of elements may be gathered at once.
 struct LiveUnlimited {
   using axis = axis::LiveLimit;
   static constexpr std::size_t live_elements = unlimited;
@@ -58,6 +65,7 @@ struct MaxLive {
   static constexpr std::size_t live_elements = N, count = N;
 };
 
+/// Gathers ahead are counted in units, as the prefetch policies say.
 struct PrefetchUnlimited {
   using axis = axis::PrefetchLimit;
   static constexpr std::size_t ahead_elements = unlimited;
@@ -73,6 +81,7 @@ struct PrefetchBucket {
   static constexpr std::size_t ahead_elements = N, count = N;
 };
 
+/// A group is released unless the unit that is computed next uses it, too.
 struct ReuseAdjacent {
   using axis = axis::Reuse;
   static constexpr std::size_t reuse_elements = 0;
@@ -86,6 +95,7 @@ struct ReuseWithin {
   static constexpr std::size_t reuse_elements = N, count = N;
 };
 
+/// Any number of groups may be gathered at once.
 struct GathersUnlimited {
   using axis = axis::GatherLimit;
   static constexpr std::size_t live_groups = unlimited;

@@ -112,6 +112,7 @@
 
 namespace shardexpr {
 
+/// The rules on a pack of policies, SX0xx and SX1xx, by code.
 enum class Rule {
   none,
 #define SHARDEXPR_RULE_NAME(code, broken, what, advice) code,
@@ -124,6 +125,7 @@ struct RuleText {
   std::string_view code, what, advice;
 };
 
+/// The texts of these rules, in the order of their codes.
 inline constexpr auto rule_texts = std::to_array<RuleText>({
 #define SHARDEXPR_RULE_TEXT(code, broken, what, advice) {#code, what, advice},
     SHARDEXPR_GRAMMAR_RULES(SHARDEXPR_RULE_TEXT) SHARDEXPR_COMBINATION_RULES(SHARDEXPR_RULE_TEXT)

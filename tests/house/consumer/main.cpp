@@ -9,6 +9,14 @@
 #ifdef WITH_MPI
 #include <shardexpr/comm/mpi.hpp>
 #endif
+#ifdef WITH_CONFIG
+#include "FromFile.hpp"
+using Trainer = FromFile::Trainer<shardexpr::Gpt>;
+#else
+using Trainer = shardexpr::Sharded<shardexpr::Gpt, shardexpr::ShardGradOp>;
+#endif
+// What the strategy holds is told without a trainer, which takes far longer to compile.
+static_assert(shardexpr::plan<Trainer>({}, 2).device_peak_bytes > 0);
 
 int main() {
   // Of no bytes, it makes no file; it is here to be linked.
@@ -23,4 +31,7 @@ int main() {
 #endif
   std::printf("shardexpr %d.%d.%d\n", SHARDEXPR_VERSION_MAJOR, SHARDEXPR_VERSION_MINOR,
               SHARDEXPR_VERSION_PATCH);
+#ifdef WITH_CONFIG
+  std::printf("%s\n", FromFile::policies);
+#endif
 }
