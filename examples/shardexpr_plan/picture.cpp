@@ -116,6 +116,14 @@ std::string script(const Options& o, const std::vector<Judged>& judged) {
     plot("keyentry with lines " + line + " title " +
          quoted(is_cpu ? "memory of a machine" : "memory of a device"));
   }
+  // Decades alone are too few where all lies within two.
+  for (const char* axis : {"x", "y"}) {
+    std::string tics;
+    for (double decade = 1e-6; decade < 1e7; decade *= 10)
+      for (const double step : {1., 2., 5.})
+        tics += (tics.empty() ? "" : ",") + number(decade * step);
+    text += "set " + std::string{axis} + "tics (" + tics + ")\n";
+  }
   constexpr double room = 1.4;
   text += "set xrange [" + number(left / room) + ":" + number(right * room) + "]\nset yrange [" +
           number(low / room) + ":" + number(high * room) + "]\n";
@@ -137,7 +145,7 @@ void draw(const Options& o, const std::vector<Judged>& judged) {
         "--picture needs gnuplot, which is not there; install it (Debian: apt-get "
         "install gnuplot-nox)");
   const std::string text = script(o, judged);
-  std::FILE* const gnuplot = popen("exec gnuplot 2>/dev/null", "w");
+  std::FILE* const gnuplot = popen("exec gnuplot >/dev/null 2>&1", "w");
   if (gnuplot == nullptr)
     throw BadInput("--picture: gnuplot cannot be started: " + std::string{std::strerror(errno)});
   // A script of some 10 KiB fits into a pipe, whether it is read or not.
