@@ -17,6 +17,7 @@ setup_command() {
     openmpi-bin) echo mpirun.openmpi ;;
     mpich) echo mpirun.mpich ;;
     iproute2) echo ip ;;
+    gnuplot-nox) echo gnuplot ;;
   esac
 }
 

@@ -4,10 +4,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstddef>
-#include <limits>
+#include <cstdio>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "model.hpp"
 
@@ -270,6 +271,8 @@ Options parse_options(int argc, char** argv) {
     throw BadInput(
         "--device-memory is of --device cuda: a CPU's memory is its machine's, give "
         "--host-memory");
+  if (o.estimates && o.precisions.size() != 1)
+    throw BadInput("--estimates stands beside plans of one precision; name it by --precision");
   if (o.estimates && o.csv)
     throw BadInput("--estimates and --csv both say what to print; keep one");
   if (!o.picture.empty() && !o.picture.ends_with(".png") && !o.picture.ends_with(".svg"))

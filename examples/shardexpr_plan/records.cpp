@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What other programs read: CSV and JSON.
+#include <shardexpr/core/macros.hpp>
+
 #include <charconv>
 #include <cstddef>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "cost.hpp"
@@ -91,7 +92,11 @@ std::string json(const Options& o, const Rows& rows, const std::vector<Judged>& 
     fields.push_back({"misses", missing.empty() ? "[]" : "[" + quoted(missing) + "]"});
     list += (list.empty() ? "" : ",\n") + object(fields);
   }
+  const std::string version = std::to_string(SHARDEXPR_VERSION_MAJOR) + "." +
+                              std::to_string(SHARDEXPR_VERSION_MINOR) + "." +
+                              std::to_string(SHARDEXPR_VERSION_PATCH);
   std::vector<Field> all{
+      {"shardexpr", version, true},
       {"model", object({{"parameters", shown(judged.front().row.plan.parameter_count)},
                         {"layers", shown(m.layers)},
                         {"embed", shown(m.embed)},

@@ -245,6 +245,47 @@ TEST_CASE("models by name, by file, by sizes") {
   CHECK(solved["heads"].count() == 33);
 }
 
+TEST_CASE("the plan that the documentation shows is what the program prints and writes") {
+  const std::string root = SHARDEXPR_ROOT, path = fresh("plan.json");
+  const Ended ended = run({SHARDEXPR_PLAN, "--parameters", "7e9", "--layers", "32", "--context",
+                           "4096", "--batch", "2", "--world", "64", "--device-memory", "40GiB",
+                           "--host-memory", "1TiB", "--disk", "8TB", "--json", path});
+  REQUIRE(ended.status == 0);
+  const auto read = [](const std::string& file) {
+    std::string text = read_file(file);
+    text.pop_back();
+    return Json::parse(text);
+  };
+  const Json now = read(path), committed = read(root + "/benchmarks/results/plan_7b_64.json");
+  CHECK(now["fastest"].string() == committed["fastest"].string());
+  const auto &all = now["strategies"].array(), &old = committed["strategies"].array();
+  REQUIRE(all.size() == old.size());
+  for (const Json& each : old) {
+    const std::string type = each["type"].string();
+    CAPTURE(type);
+    const auto same = std::find_if(
+        all.begin(), all.end(), [&](const Json& other) { return other["type"].string() == type; });
+    REQUIRE(same != all.end());
+    for (const std::string& key : each.keys)
+      if (key.find("_bytes") != std::string::npos) CHECK((*same)[key].count() == each[key].count());
+  }
+
+  // Between the fences: lines of the output, in order, some left out.
+  const auto printed = lines_of(ended.out);
+  auto at = printed.begin();
+  bool is_output = false;
+  std::size_t shown = 0;
+  for (const std::string& line : lines_of(read_file(root + "/docs/plan.md"))) {
+    if (line.starts_with("```")) is_output = line == "```text";
+    if (!is_output || line.starts_with("```") || line.empty() || line == "...") continue;
+    CAPTURE(line);
+    at = std::find(at, printed.end(), line);
+    REQUIRE(at != printed.end());
+    ++shown;
+  }
+  CHECK(shown > 15);
+}
+
 TEST_CASE("bad input: one line, status 2") {
   const Words bare{SHARDEXPR_PLAN};
   const auto refused = [&](const Words& options, const std::string& what) {
@@ -295,6 +336,7 @@ TEST_CASE("bad input: one line, status 2") {
   check_refused({"--device", "cpu", "--device-memory", "1GiB"},
                 "--device-memory is of --device cuda");
   check_refused({"--csv", "--estimates"}, "keep one");
+  check_refused({"--precision", "all", "--estimates"}, "--estimates stands beside plans of one");
   check_refused({"--picture", "a.pdf"}, "--picture 'a.pdf' ends neither in .png nor in .svg");
   check_refused({"--json", scratch() / "none/a.json"}, "a.json cannot be written: No such file");
   check_refused({"--bogus"}, "unknown option '--bogus'; see --help");
