@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <string>
+#include <utility>
 
 #include "../../examples/shardexpr_plan/cost.hpp"
 #include "../../examples/shardexpr_plan/estimates.hpp"
@@ -156,6 +157,43 @@ TEST_CASE("a step's time, by hand") {
   const auto& disk = row_of(rows, "FullShard, Offload<OnDevice, OnNvme>").plan;
   speeds.disk = static_cast<double>(disk.nvme_read_bytes + disk.nvme_written_bytes) / 7;
   CHECK(at("FullShard, Offload<OnDevice, OnNvme>").after == doctest::Approx(7).epsilon(1e-6));
+}
+
+TEST_CASE("offloaded parameters go up with the gathers, from a disk by it") {
+  const Job job = pasted_job(16, 8, 1);
+  const Rows rows = plan_all(DeviceKind::cuda, PrecisionKind::mixed, job);
+  Speeds speeds;
+  speeds.flops = speeds.network = speeds.node_network = speeds.host_memory = speeds.disk = 1e18;
+  const auto is = [](double value) { return doctest::Approx(value).epsilon(1e-6); };
+  const auto estimated = [&](const Row& row) {
+    const Estimate e = estimate(row, job, speeds);
+    return std::pair{e.exposed_forward + e.exposed_backward, e.after};
+  };
+  const Row& host = row_of(rows, "FullShard, OffloadAll");
+  speeds.host_link = static_cast<double>(host.plan.to_device_bytes + host.plan.to_host_bytes) / 3;
+  CHECK(estimated(host).first == is(3));
+  CHECK(estimated(host).second < 1e-6);
+
+  speeds.host_link = 1e18;
+  const Row& disk = row_of(rows, "FullShard, Offload<OnNvme, OnNvme>");
+  const auto up = static_cast<double>(disk.plan.to_device_bytes);
+  speeds.disk = up;
+  CHECK(estimated(disk).first == is(1));
+  CHECK(estimated(disk).second ==
+        is((static_cast<double>(disk.plan.nvme_read_bytes + disk.plan.nvme_written_bytes) - up) /
+           up));
+}
+
+TEST_CASE("on a CPU nothing is hidden") {
+  const Job job = pasted_job(16, 8, 1);
+  const Rows rows = plan_all(DeviceKind::cpu, PrecisionKind::mixed, job);
+  Speeds speeds;
+  speeds.flops = 1;  // more to compute than to send
+  for (const Judged& j : judge(rows, DeviceKind::cpu, job, {}, speeds))
+    if (j.row.policies == "NoShard")
+      CHECK(
+          j.estimate.exposed_backward ==
+          doctest::Approx(static_cast<double>(j.row.plan.all_reduce_sent_bytes) / speeds.network));
 }
 
 TEST_CASE("gradients that are reduced at the end are hidden by the last micro-batch alone") {
