@@ -20,6 +20,7 @@ setup_command() {
     doxygen) echo doxygen ;;
     python3) echo python3 ;;
     pkgconf) echo pkg-config ;;
+    gnuplot-nox) echo gnuplot ;;
   esac
 }
 

@@ -34,7 +34,8 @@ done
 . cmake/setup.sh
 setup g++ cmake ninja-build libeigen3-dev libopenblas-pthread-dev libdnnl-dev liburing-dev \
   doctest-dev libbenchmark-dev bible-kjv bible-kjv-text ccache clang clang-format libclang-rt-14-dev \
-  libopenmpi-dev openmpi-bin libmpich-dev mpich iproute2 libyaml-cpp-dev nlohmann-json3-dev doxygen pkgconf python3
+  libopenmpi-dev openmpi-bin libmpich-dev mpich iproute2 libyaml-cpp-dev nlohmann-json3-dev \
+  doxygen pkgconf python3 python3-matplotlib gnuplot-nox
 
 # A cache of compilers serves every checkout: paths below it count from it.
 export CCACHE_BASEDIR="${CCACHE_BASEDIR:-$PWD}" CCACHE_NOHASHDIR="${CCACHE_NOHASHDIR:-1}"
