@@ -297,6 +297,81 @@ def draw_timelines(plot, timelines, path):
     plot.close(figure)
 
 
+PEERS = {
+    "fsdp2": "PyTorch FSDP2",
+    "fsdp2_compiled": "FSDP2, compiled",
+    "ddp": "PyTorch DDP",
+    "ddp_compiled": "DDP, compiled",
+    "zero1": "DeepSpeed ZeRO 1",
+    "zero2": "DeepSpeed ZeRO 2",
+    "zero3": "DeepSpeed ZeRO 3",
+}
+
+
+def draw_peers(plot, peers, path):
+    """How many times as fast as each peer, and which part of its memory; quartiles of rounds."""
+    sections = peers["training"]
+    figure, axes = plot.subplots(2, len(sections), figsize=(3.2 * len(sections) + 1.6, 6.4), squeeze=False)
+    for column, section in enumerate(sections):
+        ratios = section["ratios"][section["ours"]]
+        names = [name for name in PEERS if name in ratios]
+        for axis, key, target in ((axes[0][column], "tokens_per_s", 1.5), (axes[1][column], "peak", 0.5)):
+            values = [ratios[name][key] for name in names]
+            medians = [value["median"] for value in values]
+            axis.barh(
+                range(len(names)),
+                medians,
+                xerr=[
+                    [value["median"] - value["low"] for value in values],
+                    [value["high"] - value["median"] for value in values],
+                ],
+                color="#0072B2" if key == "tokens_per_s" else "#E69F00",
+                ecolor="#333333",
+                height=0.7,
+            )
+            for y, median in enumerate(medians):
+                axis.text(0.02 * max(medians), y, f"{median:.2f}", va="center", fontsize=9, color="white")
+            axis.axvline(1, color="#333333", linewidth=1)
+            axis.axvline(target, color="#333333", linewidth=1, linestyle=":")
+            axis.set_yticks(range(len(names)), [PEERS[name] for name in names] if column == 0 else [])
+            axis.invert_yaxis()
+            axis.grid(axis="y", visible=False)
+            axis.set_xlabel("times its tokens/s" if key == "tokens_per_s" else "of its peak memory")
+        axes[0][column].set_title(f"{section['name']}, {section['dtype']}: {section['ours']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path)
+    plot.close(figure)
+
+
+def peers_line(peers):
+    machine, versions = peers["machine"], peers["versions"]
+    return ", ".join(
+        [machine["cpu"], f"{machine['cores']} cores"]
+        + [f"{name} {version}" for name, version in versions.items()]
+        + [str(peers.get("began", ""))[:10]]
+    )
+
+
+def peers_table(peers):
+    """A table for a README: FullShard beside FSDP2, and the best of DDP and FSDP2."""
+    lines = [
+        "| beside PyTorch, two ranks | tokens/s | of FSDP2 | of the best of DDP and FSDP2 | peak memory of FSDP2's |",
+        "|---|---|---|---|---|",
+    ]
+    for section in peers["training"]:
+        ours = section["ours"]
+        speed = next(row for row in section["rows"] if row["way"] == ours)["tokens_per_s"]["median"]
+        best = {
+            key: section[key]["tokens_per_s"][ours]["median"] for key in ("best_of_fsdp2", "best_of_ddp_and_fsdp2")
+        }
+        memory = section["ratios"][ours]["fsdp2"]["peak"]["median"]
+        lines.append(
+            f"| {section['name']} parameters, {section['dtype']} | {speed:.0f} | {best['best_of_fsdp2']:.2f} |"
+            f" {best['best_of_ddp_and_fsdp2']:.2f} | {memory:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 # The page --------------------------------------------------------------------------------------------
 
 STYLE = """
@@ -466,11 +541,22 @@ def main():
     if timelines:
         parts.append("<h2>One step of FullShard over the network</h2>")
         add("timeline.png", "timelines of one step", lambda to: draw_timelines(plot, timelines, to))
+    peers_path = options.records / "peers.json"
+    peers = load(peers_path) if peers_path.exists() else None
+    if peers is not None:
+        try:
+            parts.append("<h2>Beside PyTorch and DeepSpeed</h2>")
+            parts.append(f'<p class="note">{html.escape(peers_line(peers))}; the dotted lines are targets</p>')
+            add("peers.png", "ratios to peers", lambda to: draw_peers(plot, peers, to))
+            beside = "\n" + peers_table(peers)
+        except KeyError as error:
+            raise BadRecord(f"{peers_path} has no {error}; run benchmarks/peers/run.py again") from error
     parts.append("<h2>All of them</h2>")
     parts.append(strategies_table(rows))
     parts.append(f"<script>{SCRIPT}</script></html>\n")
     (options.out / "report.html").write_text("".join(parts), encoding="utf-8")
-    (options.out / "summary.md").write_text(summary_of(rows), encoding="utf-8")
+    (options.out / "summary.md").write_text(
+        summary_of(rows) + ("" if peers is None else beside), encoding="utf-8")
     print(f"{options.out / 'report.html'}: {len(rows)} runs, {len({r.name for r in rows})} strategies")
 
 
