@@ -102,7 +102,8 @@ def versions(python):
         "print(json.dumps({'python': platform.python_version(), 'torch': torch.__version__,"
         " 'deepspeed': deepspeed.__version__}))"
     )
-    seen = subprocess.run([python, "-c", script], capture_output=True, text=True, env=environment(1), check=False)
+    seen = subprocess.run([python, "-c", script], capture_output=True, text=True, env=environment(python, 1),
+                          check=False)
     if seen.returncode != 0:
         fail(f"{python} has no PyTorch with DeepSpeed; run benchmarks/peers/setup.sh, or give --python")
     return {
@@ -112,9 +113,11 @@ def versions(python):
     }
 
 
-def environment(threads):
+def environment(python, threads):
+    """`ninja` stands beside the Python that it was installed for; DeepSpeed calls it."""
     return {
         **os.environ,
+        "PATH": f"{os.path.dirname(os.path.abspath(python))}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "DS_ACCELERATOR": "cpu",
@@ -128,11 +131,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def rank_environments():
+def rank_environments(python):
     port = str(free_port())
     for rank in range(RANKS):
         yield {
-            **environment(1),
+            **environment(python, 1),
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(RANKS),
@@ -191,7 +194,7 @@ def run_peer(options, way, dtype, size, job, folder):
     logs = [open(folder / f"{way}-{dtype}-{rank}.log", "w+") for rank in range(RANKS)]
     processes = [
         subprocess.Popen([options.python, HERE / "peer.py", spec, result], env=env, stdout=log, stderr=log)
-        for result, log, env in zip(results, logs, rank_environments())
+        for result, log, env in zip(results, logs, rank_environments(options.python))
     ]
     statuses = [process.wait() for process in processes]
     for status, log in zip(statuses, logs):
@@ -219,7 +222,7 @@ def prepare(options, size, folder):
            "rate": 1e-3, "decay": 0.1}
     text.write_chain(job["data"], 1_000_000, SEED)
     script = (f"import gpt2; gpt2.write_initial(gpt2.Shape(**{shape!r}), {SEED}, {job['init']!r})")
-    subprocess.run([options.python, "-c", script], cwd=HERE, env=environment(1), check=True)
+    subprocess.run([options.python, "-c", script], cwd=HERE, env=environment(options.python, 1), check=True)
     return job
 
 
@@ -315,7 +318,7 @@ def take_turns(section, rounds, sides):
 
 def measure_optimizers(options, record, save):
     counts, passes = ([100_000], 2) if options.quick else ([10_000_000, 50_000_000], 8)
-    with Worker(options, "optimizers", [environment(2)]) as worker:
+    with Worker(options, "optimizers", [environment(options.python, 2)]) as worker:
         for count in counts:
             for copy in (False, True):
                 name = f"AdamW, {count // 1_000_000 or count / 1e6}M" + (", bf16 copy" if copy else "")
@@ -349,7 +352,7 @@ def measure_collectives(options, record, save):
     def ours(which, mib):
         return lambda: ours_alone(options, which, mib, passes)
 
-    with Worker(options, "collectives", rank_environments()) as worker:
+    with Worker(options, "collectives", rank_environments(options.python)) as worker:
         for which in ("reduce_scatter", "all_gather", "all_reduce"):
             for mib in sizes:
                 section = find_section(
