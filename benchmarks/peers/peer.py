@@ -122,6 +122,7 @@ def zero(model):
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": int(WAY[-1])},
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # it clips at 1 if nothing is said
         "bf16": {"enabled": IS_BF16},
     }
     if IS_BF16:
