@@ -33,7 +33,7 @@ const char* products() {
   if constexpr (std::is_same_v<T, float>) return "Eigen or its BLAS";
 #if defined(SHARDEXPR_ONEDNN)
   if constexpr (std::is_same_v<T, bf16>)
-    if (nn::detail::OnednnProducts::of_this_thread().is_fast()) return "oneDNN";
+    if (nn::detail::OnednnProducts::of_this_thread().is_fast<bf16>()) return "oneDNN";
 #endif
   return "widened";
 }
