@@ -60,6 +60,7 @@ def parse():
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--dtypes", default="fp32,bf16")
     parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--ours", default="", help="strategies of train_gpt (all that the dtype has)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--add", action="store_true",
                         help="add rounds to what the record has, if machine and versions are the same")
@@ -249,10 +250,13 @@ def train(options, record, sizes, save):
             folder = pathlib.Path(folder)
             job = prepare(options, size, folder)
             for dtype in options.dtypes.split(","):
+                ours = [s for s in OURS[dtype] if not options.ours or s in options.ours.split(",")]
+                if not ours:
+                    fail(f"--ours {options.ours} has none of {', '.join(OURS[dtype])} for {dtype}")
                 section = find_section(record, "training", {
                     "name": name, "dtype": dtype, "size": size, "parameters": parameters_of(job["shape"]),
-                    "ours": f"shardexpr {OURS[dtype][0]}", "apart_bound": APART[dtype]})
-                ways = [f"shardexpr {s}" for s in OURS[dtype]] + options.peers.split(",")
+                    "ours": f"shardexpr {ours[0]}", "apart_bound": APART[dtype]})
+                ways = [f"shardexpr {s}" for s in ours] + options.peers.split(",")
                 if section["rounds"] and list(section["rounds"][0]["runs"]) != ways:
                     fail(f"{options.out} has other ways for {name}, {dtype}; do not give --add")
                 for _ in range(options.rounds):
