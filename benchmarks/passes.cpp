@@ -30,11 +30,12 @@ constexpr std::array sizes{
 // Who multiplies.
 template <class T>
 const char* products() {
-  if constexpr (std::is_same_v<T, float>) return "Eigen or its BLAS";
 #if defined(SHARDEXPR_ONEDNN)
-  if constexpr (std::is_same_v<T, bf16>)
-    if (nn::detail::OnednnProducts::of_this_thread().is_fast()) return "oneDNN";
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>)
+    if (nn::detail::OnednnProducts::of_this_thread().is_fast<T>())
+      return std::is_same_v<T, float> ? "large ones by oneDNN" : "oneDNN";
 #endif
+  if constexpr (std::is_same_v<T, float>) return "Eigen or its BLAS";
   return "widened";
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -236,8 +237,8 @@ TEST_CASE("a product adds small to large in fp32") {
 
 // Not the address, not the thread, not what was multiplied before.
 template <class T, class C>
-void test_same_bits() {
-  for (const Size& s : sizes) {
+void test_same_bits(std::span<const Size> of = sizes) {
+  for (const Size& s : of) {
     CAPTURE(s.m);
     const auto bits = [&](std::size_t offset) {
       std::vector<float> all;
@@ -282,6 +283,10 @@ TEST_CASE("products do not depend on address or thread") {
   test_same_bits<sx::bf16, sx::bf16>();
   test_same_bits<sx::bf16, float>();
   test_same_bits<sx::fp16, float>();
+#if defined(SHARDEXPR_ONEDNN)
+  if (nn::OnednnProducts::of_this_thread().is_fast<float>())
+    test_same_bits<float, float>(std::span{sizes}.last(1));
+#endif
 }
 
 }  // namespace

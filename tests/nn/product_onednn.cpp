@@ -52,6 +52,28 @@ TEST_CASE("oneDNN computes where the processor multiplies bf16, and only there")
   CHECK_FALSE(nothing.multiply());
 }
 
+TEST_CASE("large products of fp32 are oneDNN's where the processor has AVX-512") {
+#if defined(__x86_64__)
+  const bool has_avx512 = __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#else
+  const bool has_avx512 = false;
+#endif
+  const std::vector<float> ones(192 * 192, 1);
+  std::vector<float> c(192 * 192);
+  const auto is_large = [&](std::size_t m, std::size_t n, std::size_t k) {
+    return nn::multiply_large<nn::Into::set>(nn::Rows<const float>{ones.data(), m, k, k},
+                                             nn::Rows<const float>{ones.data(), k, n, n},
+                                             nn::Rows<float>{c.data(), m, n, n});
+  };
+  CHECK_FALSE(is_large(191, 192, 192));
+  CHECK_FALSE(is_large(192, 191, 192));
+  CHECK_FALSE(is_large(192, 192, 191));
+  for (float x : c) REQUIRE(x == 0);
+  CHECK(is_large(192, 192, 192) == has_avx512);
+  for (float x : c) REQUIRE(x == (has_avx512 ? 192 : 0));
+}
+
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_OMP
 TEST_CASE("oneDNN leaves the caller's OpenMP as it was") {
   const int before = shardexpr_omp_get_max_threads();

@@ -10,8 +10,9 @@
 #include <cstddef>
 #include <type_traits>
 
-// Every matrix product of the layers. fp32 and double are Eigen's own expressions; other dtypes are
-// multiplied exactly, summed in fp32 and rounded once.
+// Every matrix product of the layers. fp32 and double are Eigen's own expressions, but for large
+// ones of fp32 where oneDNN is the faster; other dtypes are multiplied exactly, summed in fp32 and
+// rounded once.
 namespace shardexpr::nn::detail {
 
 /// A (rows, columns) row-major matrix in memory that somebody else owns; rows are `stride` apart.
@@ -66,22 +67,46 @@ inline constexpr bool is_native_product = std::is_same_v<A, B>&& std::is_same_v<
                                           (std::is_same_v<A, float> || std::is_same_v<A, double>);
 
 template <Into into, class Left, class Right, class C>
-void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float factor,
-                        const typename Left::Element* row) {
+auto product_of(const Left& a, const Right& b, const Rows<C>& c, float factor,
+                const typename Left::Element* row) {
   using A = typename Left::Element;
   static_assert(std::is_same_v<A, typename Right::Element>, "factors of one dtype");
   const auto& left = stored(a);
   const auto& right = stored(b);
-  const Product<A, C> product{.a = {left.data, left.stride, Left::is_transposed},
-                              .b = {right.data, right.stride, Right::is_transposed},
-                              .c = c.data,
-                              .c_stride = c.stride,
-                              .m = c.rows,
-                              .n = c.columns,
-                              .k = Left::is_transposed ? left.rows : left.columns,
-                              .factor = factor,
-                              .row = row,
-                              .adds = into == Into::add};
+  return Product<A, C>{.a = {left.data, left.stride, Left::is_transposed},
+                       .b = {right.data, right.stride, Right::is_transposed},
+                       .c = c.data,
+                       .c_stride = c.stride,
+                       .m = c.rows,
+                       .n = c.columns,
+                       .k = Left::is_transposed ? left.rows : left.columns,
+                       .factor = factor,
+                       .row = row,
+                       .adds = into == Into::add};
+}
+
+/// Of fp32: computes a large product by oneDNN and returns true, or returns false. Large is what is
+/// at least `least` in each size: below, as in attention's products, a BLAS is as fast or faster.
+template <Into into, class Left, class Right, class C>
+bool multiply_large([[maybe_unused]] const Left& a, [[maybe_unused]] const Right& b,
+                    [[maybe_unused]] const Rows<C>& c, [[maybe_unused]] float factor = 1,
+                    [[maybe_unused]] const C* row = nullptr) {
+#if defined(SHARDEXPR_ONEDNN)
+  if constexpr (std::is_same_v<C, float>) {
+    constexpr std::size_t least = 192;
+    const auto product = product_of<into>(a, b, c, factor, row);
+    return product.m >= least && product.n >= least && product.k >= least &&
+           OnednnProducts::of_this_thread().multiply(product);
+  }
+#endif
+  return false;
+}
+
+template <Into into, class Left, class Right, class C>
+void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float factor,
+                        const typename Left::Element* row) {
+  using A = typename Left::Element;
+  const Product<A, C> product = product_of<into>(a, b, c, factor, row);
 #if defined(SHARDEXPR_ONEDNN)
   if constexpr (std::is_same_v<A, bf16> && (std::is_same_v<C, bf16> || std::is_same_v<C, float>))
     if (OnednnProducts::of_this_thread().multiply(product)) return;
@@ -93,12 +118,13 @@ void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float f
 ///
 /// Shapes:  a (m, k), b (k, n), each a `Rows` or the transpose of one; c (m, n), apart from both,
 ///          of another dtype if need be.
-/// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's. Of bf16 into bf16 or fp32:
-///          oneDNN's, where SHARDEXPR_ONEDNN is defined and the processor has AVX-512 BF16. Else
-///          see `multiply_in_tiles`.
+/// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's; of large ones of fp32
+///          oneDNN's, where SHARDEXPR_ONEDNN is defined and the processor has AVX-512. Of bf16 into
+///          bf16 or fp32: oneDNN's, where it has AVX-512 BF16. Else see `multiply_in_tiles`.
 template <Into into, class Left, class Right, class C>
 void multiply(const Left& a, const Right& b, const Rows<C>& c) {
   if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    if (multiply_large<into>(a, b, c)) return;
     if constexpr (into == Into::set)
       eigen(c).noalias() = eigen(a) * eigen(b);
     else
@@ -112,6 +138,7 @@ void multiply(const Left& a, const Right& b, const Rows<C>& c) {
 template <Into into, class Factor, class Left, class Right, class C>
 void multiply_scaled(Factor factor, const Left& a, const Right& b, const Rows<C>& c) {
   if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    if (multiply_large<into>(a, b, c, static_cast<float>(factor))) return;
     if constexpr (into == Into::set)
       eigen(c).noalias() = (factor * eigen(a)) * eigen(b);
     else
@@ -122,10 +149,11 @@ void multiply_scaled(Factor factor, const Left& a, const Right& b, const Rows<C>
 }
 
 /// c = a b + row: `row` (n,) is added to each row, before the sum is rounded. fp32 and double begin
-/// with it, so that it needs no pass of its own.
+/// with it, so that it needs no pass of its own, where oneDNN does not add it.
 template <class Left, class Right, class C>
 void multiply_plus_row(const Left& a, const Right& b, const C* row, const Rows<C>& c) {
   if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
+    if (multiply_large<Into::set>(a, b, c, 1, row)) return;
     for (std::size_t r = 0; r < c.rows; ++r)
       for (std::size_t i = 0; i < c.columns; ++i) c.data[r * c.stride + i] = row[i];
     multiply<Into::add>(a, b, c);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Products of bf16 by oneDNN, where SHARDEXPR_ONEDNN is defined (CMake: shardexpr::onednn).
+// Products of bf16, and of fp32 where that is the faster, by oneDNN, where SHARDEXPR_ONEDNN is
+// defined (CMake: shardexpr::onednn).
 #if defined(SHARDEXPR_ONEDNN)
 #include <shardexpr/core/bytes.hpp>
 #include <shardexpr/core/dtype.hpp>
@@ -58,21 +59,26 @@ class OnednnProducts {
     return products;
   }
 
-  /// Whether the processor multiplies bf16: without that, oneDNN imitates it, slower than tiles.
-  bool is_fast() const { return is_fast_; }
+  /// Whether oneDNN multiplies T at the processor's speed. It imitates bf16 where the processor
+  /// does not multiply it, slower than tiles; fp32 is a BLAS's matter but with AVX-512, where
+  /// oneDNN's kernels are the faster.
+  template <class T>
+  bool is_fast() const {
+    return std::is_same_v<T, bf16> ? has_bf16_ : has_avx512_;
+  }
 
   /// Computes `p` and returns true, or returns false if oneDNN cannot at the processor's speed.
-  template <class C>
-  bool multiply(const Product<bf16, C>& p) {
-    static_assert(std::is_same_v<C, bf16> || std::is_same_v<C, float>);
-    if (!is_fast_ || p.m == 0 || p.n == 0 || p.k == 0) return false;
+  template <class T, class C>
+  bool multiply(const Product<T, C>& p) {
+    static_assert((std::is_same_v<T, bf16> && std::is_same_v<C, bf16>) || std::is_same_v<C, float>);
+    if (!is_fast<T>() || p.m == 0 || p.n == 0 || p.k == 0) return false;
     [[maybe_unused]] const OneOpenMpThread one_thread;
     try {
       Primitive& primitive = find(key_of(p));
       if (!primitive.matmul) return false;
       run(primitive, p);
     } catch (const dnnl::error& e) {
-      throw Error(std::string("oneDNN failed in a product of bf16: ") + e.what());
+      throw Error(std::string("oneDNN failed in a product: ") + e.what());
     }
     return true;
   }
@@ -83,7 +89,7 @@ class OnednnProducts {
 
   struct Key {
     std::size_t m, n, k, a_stride, b_stride, c_stride;
-    bool a_transposed, b_transposed, c_is_bf16, has_row, has_factor, adds;
+    bool a_transposed, b_transposed, is_bf16, c_is_bf16, has_row, has_factor, adds;
     friend bool operator==(const Key&, const Key&) = default;
   };
   struct Hash {
@@ -91,14 +97,14 @@ class OnednnProducts {
       std::size_t h = 0;
       for (const std::size_t v : {x.m, x.n, x.k, x.a_stride, x.b_stride, x.c_stride})
         h = (h ^ v) * 0x9E3779B97F4A7C15u;
-      for (const bool v :
-           {x.a_transposed, x.b_transposed, x.c_is_bf16, x.has_row, x.has_factor, x.adds})
+      for (const bool v : {x.a_transposed, x.b_transposed, x.is_bf16, x.c_is_bf16, x.has_row,
+                           x.has_factor, x.adds})
         h = 2 * h + v;
       return h ^ (h >> 32);
     }
   };
-  template <class C>
-  static Key key_of(const Product<bf16, C>& p) {
+  template <class T, class C>
+  static Key key_of(const Product<T, C>& p) {
     return {.m = p.m,
             .n = p.n,
             .k = p.k,
@@ -107,6 +113,7 @@ class OnednnProducts {
             .c_stride = p.c_stride,
             .a_transposed = p.a.is_transposed,
             .b_transposed = p.b.is_transposed,
+            .is_bf16 = std::is_same_v<T, bf16>,
             .c_is_bf16 = std::is_same_v<C, bf16>,
             .has_row = p.row != nullptr,
             .has_factor = p.factor != 1,
@@ -148,11 +155,12 @@ class OnednnProducts {
   }
 
   void make(const Key& key, Primitive& to) {
-    const auto a = matrix(key.m, key.k, key.a_stride, key.a_transposed, Type::bf16);
-    const auto b = matrix(key.k, key.n, key.b_stride, key.b_transposed, Type::bf16);
+    const Type type = key.is_bf16 ? Type::bf16 : Type::f32;
+    const auto a = matrix(key.m, key.k, key.a_stride, key.a_transposed, type);
+    const auto b = matrix(key.k, key.n, key.b_stride, key.b_transposed, type);
     const auto c =
         matrix(key.m, key.n, key.c_stride, false, key.c_is_bf16 ? Type::bf16 : Type::f32);
-    const auto row = matrix(1, key.n, key.n, false, Type::bf16);
+    const auto row = matrix(1, key.n, key.n, false, type);
     const auto factor = matrix(1, 1, 1, false, Type::f32);
     dnnl::post_ops after;
     if (key.has_factor) after.append_binary(dnnl::algorithm::binary_mul, factor);
@@ -183,17 +191,17 @@ class OnednnProducts {
     to.matmul = dnnl::matmul{chosen};
   }
 
-  template <class C>
-  void run(Primitive& primitive, const Product<bf16, C>& p) {
+  template <class T, class C>
+  void run(Primitive& primitive, const Product<T, C>& p) {
     if (primitive.scratch_bytes > scratch_bytes_) {
       scratch_ =
           std::make_unique_for_overwrite<Line[]>(ceil_div(primitive.scratch_bytes, sizeof(Line)));
       scratch_bytes_ = primitive.scratch_bytes;
     }
-    primitive.a.set_data_handle(const_cast<bf16*>(p.a.data));
-    primitive.b.set_data_handle(const_cast<bf16*>(p.b.data));
+    primitive.a.set_data_handle(const_cast<T*>(p.a.data));
+    primitive.b.set_data_handle(const_cast<T*>(p.b.data));
     primitive.c.set_data_handle(p.c);
-    if (p.row != nullptr) primitive.row.set_data_handle(const_cast<bf16*>(p.row));
+    if (p.row != nullptr) primitive.row.set_data_handle(const_cast<T*>(p.row));
     primitive.scratch.set_data_handle(scratch_.get());
     factor_ = p.factor;
     // The C function: that of C++ would copy the arguments to the heap.
@@ -209,10 +217,13 @@ class OnednnProducts {
   };
   static constexpr std::size_t most_primitives = 1024;  // a thread keeps; then it begins anew
 
-  const bool is_fast_ = [] {
-    constexpr auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  static bool has(dnnl::cpu_isa isa) {
+    const auto wanted = static_cast<unsigned>(isa);
     return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
-  }();
+  }
+
+  const bool has_bf16_ = has(dnnl::cpu_isa::avx512_core_bf16);
+  const bool has_avx512_ = has(dnnl::cpu_isa::avx512_core);
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   float factor_ = 1;
