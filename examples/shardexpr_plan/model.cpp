@@ -42,7 +42,7 @@ std::size_t width_for(shardexpr::GptConfig model, double parameters, std::size_t
 std::size_t heads_for(std::size_t embed) {
   for (const std::size_t head : {std::size_t{128}, std::size_t{64}})
     if (embed % head == 0 && (head == 64 || embed >= 1024)) return embed / head;
-  return 1;
+  throw BadInput("--embed " + std::to_string(embed) + " is no multiple of 64; give --heads");
 }
 
 void check_countable(const shardexpr::GptConfig& model) {

@@ -278,6 +278,10 @@ Options parse_options(int argc, char** argv) {
   if (!o.picture.empty() && !o.picture.ends_with(".png") && !o.picture.ends_with(".svg"))
     throw BadInput("--picture '" + o.picture + "' ends neither in .png nor in .svg");
   o.job.model = model_of(wish, batch);
+  const std::size_t head = o.job.model.embed / o.job.model.heads;
+  if (o.device == DeviceKind::cuda && head > 256)
+    throw BadInput("heads of " + std::to_string(head) +
+                   " elements: attention on a GPU takes at most 256; give more --heads");
   o.job.node_ranks = node_ranks;
   return o;
 }

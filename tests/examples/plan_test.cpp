@@ -306,6 +306,12 @@ TEST_CASE("bad input: one line, status 2") {
   refused({"--config", make_file("bad.json", "{")}, "bad.json, byte 1");
   refused({"--parameters", "1e4", "--layers", "4000"}, "the nearest with 4000 layers has");
   refused({"--parameters", "1e13", "--layers", "1"}, "the nearest with 1 layers has");
+  refused({"--layers", "2", "--embed", "1000"}, "--embed 1000 is no multiple of 64; give --heads");
+  refused({"--layers", "2", "--embed", "514", "--heads", "2"},
+          "heads of 257 elements: attention on a GPU takes at most 256; give more --heads");
+  CHECK(run(bare + Words{"--layers", "2", "--embed", "512", "--heads", "2"}).status == 0);
+  CHECK(run(bare + Words{"--layers", "2", "--embed", "514", "--heads", "2", "--device", "cpu"})
+            .status == 0);
   refused({"--parameters", "7q", "--layers", "1"}, "--parameters takes a number, as 7e9, 7B");
   refused({"--parameters", "", "--layers", "1"}, "--parameters takes a value");
   refused({"--parameters", "nan", "--layers", "1"}, "--parameters nan is out of range");

@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "../examples/plan_pasted.hpp"
+#include "plan_pasted.hpp"
 #include <doctest/doctest.h>
 
 using namespace planner;
