@@ -321,7 +321,7 @@ def take_turns(section, rounds, sides):
 
 
 def measure_optimizers(options, record, save):
-    counts, passes = ([100_000], 2) if options.quick else ([10_000_000, 50_000_000], 8)
+    counts, passes = ([100_000], 2) if options.quick else ([10_000_000, 50_000_000], 3)
     with Worker(options, "optimizers", [environment(options.python, 2)]) as worker:
         for count in counts:
             for copy in (False, True):
