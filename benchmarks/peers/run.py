@@ -69,7 +69,8 @@ def parse():
 
 
 def fail(message):
-    sys.exit(f"run.py: {message}")
+    print(f"run.py: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def first_line(command):
@@ -321,7 +322,7 @@ def take_turns(section, rounds, sides):
 
 
 def measure_optimizers(options, record, save):
-    counts, passes = ([100_000], 2) if options.quick else ([10_000_000, 50_000_000], 8)
+    counts, passes = ([100_000], 2) if options.quick else ([10_000_000, 50_000_000], 3)
     with Worker(options, "optimizers", [environment(options.python, 2)]) as worker:
         for count in counts:
             for copy in (False, True):
@@ -371,6 +372,16 @@ def measure_collectives(options, record, save):
 
 def main():
     options = parse()
+    for name, given, known in (("--sizes", options.sizes, SIZES), ("--dtypes", options.dtypes, OURS),
+                               ("--peers", options.peers, PEERS),
+                               ("--parts", options.parts, ["training", "optimizers", "collectives"])):
+        for word in given.split(","):
+            if word not in known:
+                fail(f"{name} has no '{word}'; it has {', '.join(known)}")
+    if options.rounds < 1:
+        fail("--rounds is a whole number of at least 1")
+    if not os.access(options.python, os.X_OK):
+        fail(f"no {options.python}; run benchmarks/peers/setup.sh, or give --python")
     sizes = {name: SIZES[name] for name in options.sizes.split(",")}
     if options.quick:
         sizes, options.rounds = QUICK, 1
