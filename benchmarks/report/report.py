@@ -168,7 +168,7 @@ def draw_memory_throughput(plot, rows, ranks, path):
             axis.annotate(
                 row.name.replace("MixedPrecision<bf16, fp32>", "bf16").replace("FullPrecision", "fp32"),
                 (x, row.figures["tokens/s"]),
-                xytext=(-8 if is_right else 8, 8),
+                xytext=(-8 if is_right else 8, 8 if i else -14),
                 ha="right" if is_right else "left",
                 textcoords="offset points",
                 fontsize=8,
@@ -546,7 +546,7 @@ def main():
     if peers is not None:
         try:
             parts.append("<h2>Beside PyTorch and DeepSpeed</h2>")
-            parts.append(f'<p class="note">{html.escape(peers_line(peers))}; the dotted lines are targets</p>')
+            parts.append(f'<p class="note">{html.escape(peers_line(peers))}; the dotted lines are the targets beside FSDP2</p>')
             add("peers.png", "ratios to peers", lambda to: draw_peers(plot, peers, to))
             beside = "\n" + peers_table(peers)
         except KeyError as error:

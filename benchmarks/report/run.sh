@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # benchmarks/report/run.sh [--quick] [--out DIR]
 # Builds bench_strategies, runs every strategy, and makes the report of it in DIR (default:
-# benchmarks/results). Some 10 minutes of compiling and 20 of running; leave the machine alone
+# benchmarks/results). Some 10 minutes of compiling and as many of running; leave the machine alone
 # meanwhile. --quick: the few strategies of bench_strategies_some on a small model, to see that it
 # works; DIR is then build/release/report unless it is given.
 # SHARDEXPR_SWAP_DIR: a folder on the disk on which state may lie (default: in the build tree).
@@ -47,7 +47,7 @@ done
 
 build=build/release
 program=bench_strategies
-options=
+options="--steps=3"
 if [ -n "$quick" ]; then
   program=bench_strategies_some
   options="--size=0 --steps=1"

@@ -16,7 +16,7 @@ import unittest
 root, program, scratch = map(pathlib.Path, sys.argv[1:4])
 sys.argv[1:4] = []
 report = root / "benchmarks" / "report" / "report.py"
-
+results = root / "benchmarks" / "results"
 
 try:
     import matplotlib
@@ -109,6 +109,22 @@ class OfARun(unittest.TestCase):
         self.assertIn("run the benchmark", self.refused(lambda record: "{"))
         self.assertIn("no strategy", self.refused(lambda record: record["benchmarks"].clear()))
         self.assertIn("tokens/s", self.refused(lambda record: record["benchmarks"][0].pop("tokens/s") and None))
+
+
+class OfTheCommittedRecords(unittest.TestCase):
+    """What README.md quotes is what the records in the repository hold."""
+
+    def test_the_summary_is_that_of_the_records(self):
+        out = scratch / "committed"
+        records = scratch / "records"
+        shutil.rmtree(records, ignore_errors=True)
+        shutil.copytree(results, records)
+        status, _, complained = make(records, out)
+        self.assertEqual(status, 0, complained)
+        summary = (results / "summary.md").read_text()
+        self.assertEqual((out / "summary.md").read_text(), summary)
+        for table in summary.split("\n\n"):
+            self.assertIn(table.strip(), (root / "README.md").read_text())
 
 
 if __name__ == "__main__":
