@@ -62,7 +62,7 @@ Row = collections.namedtuple("Row", "name ranks network type figures")
 
 
 def rows_of(record, path):
-    """The measured strategies of a record, and the context."""
+    """The measured strategies of a record."""
     rows = []
     for entry in record.get("benchmarks", []):
         if entry.get("run_type", "iteration") != "iteration":
@@ -124,6 +124,16 @@ def setup_plot():
     return plot
 
 
+def sharding_handles(plot, rows):
+    """What a legend says of the colours that these rows have."""
+    seen = {sharding_of(row) for row in rows}
+    return [
+        plot.Line2D([], [], marker="o", linestyle="", color=colour, label=name)
+        for name, colour in COLOURS.items()
+        if name in seen
+    ]
+
+
 def best_of(rows):
     """Those that no other beats in memory and speed, by memory."""
     best, fastest = [], 0
@@ -179,11 +189,7 @@ def draw_memory_throughput(plot, rows, ranks, path):
         axis.set_ylim(bottom=0)
         axis.set_xlim(left=0)
         axis.set_title("ranks share memory" if network == 0 else f"over a network of {network} MB/s a rank")
-    handles = [
-        plot.Line2D([], [], marker="o", linestyle="", color=COLOURS[name], label=name)
-        for name in COLOURS
-        if any(sharding_of(row) == name for row in rows if row.ranks == ranks)
-    ]
+    handles = sharding_handles(plot, [row for row in rows if row.ranks == ranks])
     handles += [
         plot.Line2D([], [], marker=marker, linestyle="", color="#555555", label=f"state on {place}")
         for place, marker in markers.items()
@@ -209,6 +215,10 @@ BYTES = (
 )
 
 
+def equals_plan(row):
+    return all(row.figures["planned_" + key] == row.figures[key] for key, *_ in BYTES)
+
+
 def draw_predicted(plot, rows, ranks, path):
     networks = sorted({row.network for row in rows if row.ranks == ranks})
     figure, axes = plot.subplots(1, 2 if len(networks) > 1 else 1, figsize=(12.8, 5.8), squeeze=False)
@@ -232,9 +242,7 @@ def draw_predicted(plot, rows, ranks, path):
     axis.plot([low, high], [low, high], color="#888888", linewidth=1)
     axis.set_xlabel("planned, MiB a rank")
     axis.set_ylabel("measured, MiB a rank")
-    equal = sum(
-        all(r.figures["planned_" + key] == r.figures[key] for key, *_ in BYTES) for r in rows
-    )
+    equal = sum(map(equals_plan, rows))
     axis.set_title(f"bytes: {equal} of {len(rows)} runs equal their plan to the byte")
     axis.legend()
 
@@ -252,14 +260,7 @@ def draw_predicted(plot, rows, ranks, path):
         axis.set_xticks([])
         axis.set_ylabel("a step, ms")
         axis.set_title(f"time over {networks[-1]} MB/s: grey from all hidden to nothing hidden")
-        axis.legend(
-            handles=[
-                plot.Line2D([], [], marker="o", linestyle="", color=COLOURS[name], label=name)
-                for name in COLOURS
-                if any(sharding_of(row) == name for row in here)
-            ],
-            loc="upper left",
-        )
+        axis.legend(handles=sharding_handles(plot, here), loc="upper left")
     figure.tight_layout()
     figure.savefig(path)
     plot.close(figure)
@@ -452,8 +453,7 @@ def strategies_table(rows):
         out.append(f'<tr data-where="{where_of(row)}"><td title="{html.escape(row.type)}">{html.escape(row.name)}</td>')
         for _, key, unit, digits in COLUMNS:
             out.append(f"<td>{row.figures[key] / unit:.{digits}f}</td>")
-        equal = all(row.figures["planned_" + key] == row.figures[key] for key, *_ in BYTES)
-        out.append(f"<td>{'equal' if equal else 'differs'}</td></tr>")
+        out.append(f"<td>{'equal' if equals_plan(row) else 'differs'}</td></tr>")
     out.append("</tbody></table>")
     return "".join(out)
 
@@ -541,22 +541,22 @@ def main():
     if timelines:
         parts.append("<h2>One step of FullShard over the network</h2>")
         add("timeline.png", "timelines of one step", lambda to: draw_timelines(plot, timelines, to))
+    summary = summary_of(rows)
     peers_path = options.records / "peers.json"
-    peers = load(peers_path) if peers_path.exists() else None
-    if peers is not None:
+    if peers_path.exists():
+        peers = load(peers_path)
         try:
             parts.append("<h2>Beside PyTorch and DeepSpeed</h2>")
             parts.append(f'<p class="note">{html.escape(peers_line(peers))}; the dotted lines are the targets beside FSDP2</p>')
             add("peers.png", "ratios to peers", lambda to: draw_peers(plot, peers, to))
-            beside = "\n" + peers_table(peers)
+            summary += "\n" + peers_table(peers)
         except KeyError as error:
             raise BadRecord(f"{peers_path} has no {error}; run benchmarks/peers/run.py again") from error
     parts.append("<h2>All of them</h2>")
     parts.append(strategies_table(rows))
     parts.append(f"<script>{SCRIPT}</script></html>\n")
     (options.out / "report.html").write_text("".join(parts), encoding="utf-8")
-    (options.out / "summary.md").write_text(
-        summary_of(rows) + ("" if peers is None else beside), encoding="utf-8")
+    (options.out / "summary.md").write_text(summary, encoding="utf-8")
     print(f"{options.out / 'report.html'}: {len(rows)} runs, {len({r.name for r in rows})} strategies")
 
 

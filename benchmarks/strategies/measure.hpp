@@ -38,7 +38,7 @@ StrategyFigures train_strategy(Comm& comm, Trace& trace, const std::string& name
   using Trainer = sharded<Gpt, S>;
   const StrategyOptions& given = strategy_options();
   const GptConfig& config = sizes[given.size].config;
-  const auto steps = static_cast<std::size_t>(given.steps);
+  const std::size_t steps = given.steps;
   Traced<Cpu> device{trace, comm.rank(), Execution::asynchronous};
   typename Trainer::Options options;
   options.seed = seed;
