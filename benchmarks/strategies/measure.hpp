@@ -79,14 +79,10 @@ StrategyFigures train_strategy(Comm& comm, Trace& trace, const std::string& name
 
 /// Whether a rank held and sent what its plan says, to the byte.
 inline bool equals_plan(const StrategyFigures& seen) {
-  const auto resident = [](const MemoryAccount& account) {
-    return account.live_bytes(Purpose::parameters) + account.live_bytes(Purpose::gradients) +
-           account.live_bytes(Purpose::optimizer);
-  };
   const Plan& plan = seen.plan;
-  return resident(seen.device) == plan.device_resident_bytes &&
+  return seen.device.resident_bytes() == plan.device_resident_bytes &&
          seen.device.peak_bytes() == plan.device_peak_bytes &&
-         resident(seen.host) == plan.host_resident_bytes &&
+         seen.host.resident_bytes() == plan.host_resident_bytes &&
          seen.host.peak_bytes() == plan.host_peak_bytes && seen.nvme_bytes == plan.nvme_bytes &&
          seen.sent_bytes == plan.sent_bytes;
 }

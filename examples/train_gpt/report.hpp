@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/macros.hpp>
-#include <shardexpr/device/account.hpp>
 #include <shardexpr/engine/step_result.hpp>
 #include <shardexpr/plan/plan.hpp>
 
@@ -60,12 +59,6 @@ struct Measured {
   std::size_t host_resident_bytes = 0, host_peak_bytes = 0, nvme_bytes = 0;
   std::size_t sent_bytes_per_step = 0;
 };
-
-inline std::size_t resident_bytes(const shardexpr::MemoryAccount& account) {
-  using shardexpr::Purpose;
-  return account.live_bytes(Purpose::parameters) + account.live_bytes(Purpose::gradients) +
-         account.live_bytes(Purpose::optimizer);
-}
 
 /// The log: one JSON object a line. Numbers that JSON does not know (NaN, infinity) become null.
 class Log {

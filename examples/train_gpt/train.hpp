@@ -158,12 +158,12 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       log.step(step, result, rate, tokens_per_s, sent);
       progress.step(step, result.loss, tokens_per_s);
       out.loss = result.loss;
-      out.measured = {.resident_bytes = resident_bytes(device.account()),
+      out.measured = {.resident_bytes = device.account().resident_bytes(),
                       .peak_bytes = device.account().peak_bytes(),
                       .nvme_bytes = trainer.nvme_bytes(),
                       .sent_bytes_per_step = sent};
       if constexpr (sx::HasHost<DeviceOf<Trainer>>) {
-        out.measured.host_resident_bytes = resident_bytes(device.host().account());
+        out.measured.host_resident_bytes = device.host().account().resident_bytes();
         out.measured.host_peak_bytes = device.host().account().peak_bytes();
       }
     }

@@ -46,6 +46,11 @@ class MemoryAccount {
   std::size_t live_bytes(Purpose purpose) const { return live_[static_cast<std::size_t>(purpose)]; }
   /// Held now, for all purposes.
   std::size_t live_bytes() const { return total_; }
+  /// Held now, of what a rank keeps between steps: parameters, gradients, optimizer state.
+  std::size_t resident_bytes() const {
+    return live_bytes(Purpose::parameters) + live_bytes(Purpose::gradients) +
+           live_bytes(Purpose::optimizer);
+  }
   /// The most that was ever held at once.
   std::size_t peak_bytes() const { return peak_; }
   /// Calls of `add` so far.
