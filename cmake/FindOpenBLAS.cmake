@@ -4,6 +4,10 @@ find_library(OpenBLAS_LIBRARY openblas
   PATH_SUFFIXES openblas-pthread openblas-openmp openblas-serial openblas)
 find_path(OpenBLAS_INCLUDE_DIR openblas_config.h
   PATH_SUFFIXES openblas-pthread openblas-openmp openblas-serial openblas)
+if(OpenBLAS_INCLUDE_DIR AND NOT EXISTS "${OpenBLAS_INCLUDE_DIR}/cblas.h")
+  message(WARNING "${OpenBLAS_INCLUDE_DIR} has no cblas.h beside openblas_config.h: OpenBLAS is left out")
+  set(OpenBLAS_INCLUDE_DIR OpenBLAS_INCLUDE_DIR-NOTFOUND)
+endif()
 mark_as_advanced(OpenBLAS_LIBRARY OpenBLAS_INCLUDE_DIR)
 
 include(FindPackageHandleStandardArgs)

@@ -5,7 +5,7 @@
 #include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/layer.hpp>
 
 #include <algorithm>
 #include <array>

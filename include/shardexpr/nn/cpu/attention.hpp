@@ -4,8 +4,8 @@
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/loop.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/cpu/product.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 #include <shardexpr/nn/layer.hpp>
 
 #include <algorithm>

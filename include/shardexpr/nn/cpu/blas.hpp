@@ -14,7 +14,8 @@ namespace shardexpr::nn {
 ///
 /// Order:   process-wide; not to be called while products run.
 /// Cost:    a no-op unless SHARDEXPR_OPENBLAS is defined. The CMake target defines it together with
-///          EIGEN_USE_BLAS, which makes Eigen hand its matrix products to the library.
+///          EIGEN_USE_BLAS, which makes Eigen, where units of one's own use it, hand its products
+///          to the library, too.
 inline void use_one_blas_thread() {
 #if defined(SHARDEXPR_OPENBLAS)
   openblas_set_num_threads(1);

@@ -2,8 +2,8 @@
 #pragma once
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/cpu/product.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 #include <shardexpr/nn/layer.hpp>
 #include <shardexpr/nn/token.hpp>
 

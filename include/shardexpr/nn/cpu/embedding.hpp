@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 #include <shardexpr/nn/layer.hpp>
 #include <shardexpr/nn/token.hpp>
 

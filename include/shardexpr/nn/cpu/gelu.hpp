@@ -3,7 +3,7 @@
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/nn/cpu/linear.hpp>
 #include <shardexpr/nn/cpu/math.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 #include <shardexpr/nn/layer.hpp>
 
 #include <cstddef>

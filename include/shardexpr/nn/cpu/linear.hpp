@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
 #include <shardexpr/nn/cpu/product.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 #include <shardexpr/nn/layer.hpp>
 
 #include <algorithm>

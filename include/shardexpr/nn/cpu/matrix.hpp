@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <shardexpr/core/tensor.hpp>
-#include <shardexpr/nn/layer.hpp>
-
 #include <cstddef>
 #include <type_traits>
 
@@ -17,9 +14,7 @@
 #pragma GCC diagnostic pop
 #endif
 
-namespace shardexpr::nn {
-
-namespace detail {
+namespace shardexpr::nn::detail {
 
 template <class T>
 using Matrix =
@@ -35,24 +30,5 @@ MatrixView<T> matrix(T* data, std::size_t rows, std::size_t columns, std::size_t
   return {data, static_cast<Eigen::Index>(rows), static_cast<Eigen::Index>(columns),
           Eigen::OuterStride<>(static_cast<Eigen::Index>(stride))};
 }
-template <class T>
-MatrixView<T> matrix(T* data, std::size_t rows, std::size_t columns) {
-  return matrix(data, rows, columns, columns);
-}
 
-// A tensor as the matrix of its last axis by all others.
-template <class T>
-constexpr std::size_t width_of(const Tensor<T>& t) {
-  return t.shape[t.shape.rank - 1];
-}
-template <class T>
-constexpr std::size_t rows_of(const Tensor<T>& t) {
-  return t.count() / width_of(t);
-}
-template <class T>
-MatrixView<T> matrix(const Tensor<T>& t) {
-  return matrix(t.data, rows_of(t), width_of(t));
-}
-
-}  // namespace detail
-}  // namespace shardexpr::nn
+}  // namespace shardexpr::nn::detail

@@ -2,66 +2,24 @@
 #pragma once
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/core/tensor.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/native_product.hpp>
 #include <shardexpr/nn/cpu/product_onednn.hpp>
 #include <shardexpr/nn/cpu/product_tiles.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
-// Every matrix product of the layers. fp32 and double are Eigen's own expressions, but for large
-// ones of fp32 where oneDNN is the faster; other dtypes are multiplied exactly, summed in fp32 and
+// Every matrix product of the layers. fp32 and double are a BLAS's or Eigen's, but for large ones
+// of fp32 where oneDNN is the faster; other dtypes are multiplied exactly, summed in fp32 and
 // rounded once.
 namespace shardexpr::nn::detail {
-
-/// A (rows, columns) row-major matrix in memory that somebody else owns; rows are `stride` apart.
-template <class T>
-struct Rows {
-  using Element = std::remove_const_t<T>;
-  static constexpr bool is_transposed = false;
-  T* data;
-  std::size_t rows, columns, stride;
-};
-/// The transpose of `of`.
-template <class T>
-struct Transposed {
-  using Element = std::remove_const_t<T>;
-  static constexpr bool is_transposed = true;
-  Rows<T> of;
-};
-
-/// A tensor as the matrix of its last axis by all others.
-template <class T>
-Rows<T> rows(const Tensor<T>& t) {
-  return {t.data, rows_of(t), width_of(t), width_of(t)};
-}
-template <class T>
-Transposed<T> transposed(const Rows<T>& of) {
-  return {of};
-}
-
-template <class T>
-MatrixView<T> eigen(const Rows<T>& a) {
-  return matrix(a.data, a.rows, a.columns, a.stride);
-}
-template <class T>
-auto eigen(const Transposed<T>& a) {
-  return eigen(a.of).transpose();
-}
-template <class T>
-const Rows<T>& stored(const Rows<T>& a) {
-  return a;
-}
-template <class T>
-const Rows<T>& stored(const Transposed<T>& a) {
-  return a.of;
-}
 
 /// Whether a product overwrites its result or adds to it.
 enum class Into { set, add };
 
-/// Whether Eigen multiplies these as they are.
+/// Whether these are multiplied as they are.
 template <class A, class B, class C>
 inline constexpr bool is_native_product = std::is_same_v<A, B>&& std::is_same_v<A, C> &&
                                           (std::is_same_v<A, float> || std::is_same_v<A, double>);
@@ -114,21 +72,28 @@ void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float f
   multiply_in_tiles(product);
 }
 
+/// A product that `is_native_product`.
+template <Into into, class Left, class Right, class C>
+void multiply_native(C factor, const Left& a, const Right& b, const Rows<C>& c) {
+  const auto& left = stored(a);
+  const auto& right = stored(b);
+  native_product<C>(factor, {left.data, left.stride, Left::is_transposed},
+                    {right.data, right.stride, Right::is_transposed}, c,
+                    Left::is_transposed ? left.rows : left.columns, into == Into::add);
+}
+
 /// c = a b or c += a b.
 ///
 /// Shapes:  a (m, k), b (k, n), each a `Rows` or the transpose of one; c (m, n), apart from both,
 ///          of another dtype if need be.
-/// Cost:    2 m n k FLOPs. Of fp32 and double: Eigen's, or its BLAS's; of large ones of fp32
-///          oneDNN's, where SHARDEXPR_ONEDNN is defined and the processor has AVX-512. Of bf16 into
+/// Cost:    2 m n k FLOPs. Of fp32 and double: `native_product`'s; of large ones of fp32 oneDNN's,
+///          where SHARDEXPR_ONEDNN is defined and the processor has AVX-512. Of bf16 into
 ///          bf16 or fp32: oneDNN's, where it has AVX-512 BF16. Else see `multiply_in_tiles`.
 template <Into into, class Left, class Right, class C>
 void multiply(const Left& a, const Right& b, const Rows<C>& c) {
   if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
     if (multiply_large<into>(a, b, c)) return;
-    if constexpr (into == Into::set)
-      eigen(c).noalias() = eigen(a) * eigen(b);
-    else
-      eigen(c).noalias() += eigen(a) * eigen(b);
+    multiply_native<into>(C{1}, a, b, c);
   } else {
     multiply_converted<into>(a, b, c, 1.0f, nullptr);
   }
@@ -139,10 +104,7 @@ template <Into into, class Factor, class Left, class Right, class C>
 void multiply_scaled(Factor factor, const Left& a, const Right& b, const Rows<C>& c) {
   if constexpr (is_native_product<typename Left::Element, typename Right::Element, C>) {
     if (multiply_large<into>(a, b, c, static_cast<float>(factor))) return;
-    if constexpr (into == Into::set)
-      eigen(c).noalias() = (factor * eigen(a)) * eigen(b);
-    else
-      eigen(c).noalias() += (factor * eigen(a)) * eigen(b);
+    multiply_native<into>(static_cast<C>(factor), a, b, c);
   } else {
     multiply_converted<into>(a, b, c, factor, nullptr);
   }

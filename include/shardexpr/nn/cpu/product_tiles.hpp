@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/dtype.hpp>
-#include <shardexpr/nn/cpu/matrix.hpp>
+#include <shardexpr/nn/cpu/native_product.hpp>
+#include <shardexpr/nn/cpu/rows.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -10,15 +11,6 @@
 #include <utility>
 
 namespace shardexpr::nn::detail {
-
-/// One factor of a product as it lies in memory: row-major, rows `stride` apart. Transposed, a
-/// (m, k) matrix lies as (k, m).
-template <class T>
-struct Factor {
-  const T* data;
-  std::size_t stride;
-  bool is_transposed;
-};
 
 /// c = factor a b + row, and + c if it `adds`: a (m, k), b (k, n), c (m, n), row (n,) or null.
 template <class T, class C>
@@ -31,7 +23,7 @@ struct Product {
   bool adds = false;
 };
 
-/// The scratch of a thread that multiplies what Eigen cannot: 768 KiB, taken once.
+/// The scratch of a thread that multiplies what `native_product` cannot: 768 KiB, taken once.
 struct ProductTiles {
   static constexpr std::size_t side = 256;
   alignas(64) float a[side * side], b[side * side], c[side * side];
@@ -57,26 +49,6 @@ void widen_tile(const Factor<T>& f, std::size_t row, std::size_t column, std::si
   }
 }
 
-/// sum = op(a) op(b) or sum += op(a) op(b), of tiles without gaps: op(a) (m, k), op(b) (k, n).
-inline void multiply_tile(const float* a, bool a_transposed, const float* b, bool b_transposed,
-                          std::size_t m, std::size_t n, std::size_t k, bool adds, float* sum) {
-  const auto times = [&](const auto& left, const auto& right) {
-    auto to = matrix(sum, m, n);
-    if (adds)
-      to.noalias() += left * right;
-    else
-      to.noalias() = left * right;
-  };
-  if (a_transposed && b_transposed)
-    times(matrix(a, k, m).transpose(), matrix(b, n, k).transpose());
-  else if (a_transposed)
-    times(matrix(a, k, m).transpose(), matrix(b, k, n));
-  else if (b_transposed)
-    times(matrix(a, m, k), matrix(b, n, k).transpose());
-  else
-    times(matrix(a, m, k), matrix(b, k, n));
-}
-
 /// Rounds a tile of sums into c.
 template <class T, class C>
 void store_tile(const Product<T, C>& p, std::size_t row, std::size_t column, std::size_t rows,
@@ -94,8 +66,8 @@ void store_tile(const Product<T, C>& p, std::size_t row, std::size_t column, std
   }
 }
 
-/// Computes a product of what Eigen does not multiply: tiles of a and b are widened to fp32 and
-/// multiplied by Eigen (or its BLAS), sums are kept in fp32 and rounded once.
+/// Computes a product of what `native_product` does not multiply: tiles of a and b are widened to
+/// fp32 and multiplied by it, sums are kept in fp32 and rounded once.
 ///
 /// Cost:    fp32's product, and widening each element of b ceil(m / 256) times, of a once where
 ///          k <= 256, else ceil(n / 256) times. 768 KiB of scratch in each thread that ever
@@ -112,8 +84,9 @@ void multiply_in_tiles(const Product<T, C>& p) {
         const std::size_t depth = std::min(p.k - l, side);
         if (j == 0 || p.k > side) widen_tile(p.a, i, l, rows, depth, tiles.a);
         widen_tile(p.b, l, j, depth, columns, tiles.b);
-        multiply_tile(tiles.a, p.a.is_transposed, tiles.b, p.b.is_transposed, rows, columns, depth,
-                      l > 0, tiles.c);
+        native_product<float>(1, {tiles.a, p.a.is_transposed ? rows : depth, p.a.is_transposed},
+                              {tiles.b, p.b.is_transposed ? depth : columns, p.b.is_transposed},
+                              {tiles.c, rows, columns, columns}, depth, l > 0);
       }
       store_tile(p, i, j, rows, columns, tiles.c);
     }
