@@ -122,6 +122,50 @@ TEST_CASE("NoShard reduces and updates") {
   CHECK(recorded<sx::NoShard>() ==
         "F0 F1 F2 F3 o3 o0 B3 R3 o2 B2 R2 c3 o1 B1 R1 c2 B0 R0 c1 c0 u0 u1 u2 u3");
 }
+/// Throws instead of its `last`-th call.
+struct Failing : Recorder {
+  std::size_t last;
+  explicit Failing(std::size_t n) : last{n} {}
+  void count() {
+    if (--last == 0) throw 0;
+  }
+  void gather(std::size_t g) { count(), Recorder::gather(g); }
+  void release(std::size_t g) { count(), Recorder::release(g); }
+  void open_gradients(std::size_t g) { count(), Recorder::open_gradients(g); }
+  template <std::size_t S>
+  void forward(std::size_t u) {
+    count(), Recorder::forward<S>(u);
+  }
+  template <std::size_t S>
+  void backward(std::size_t u) {
+    count(), Recorder::backward<S>(u);
+  }
+};
+TEST_CASE("a pass that a visitor ends leaves gathered what it had gathered, and nothing else") {
+  Steps<toy::Autoencoder, sx::FullShard, sx::BackwardNone> steps{2};
+  const std::string backward =
+      "o3 o0 B3 -3 -0 R3 c3 +2 o2 B2 -2 R2 c2 +1 o1 B1 -1 R1 c1 +0 B0 -0 R0 c0 u0 u1 u2 u3";
+  const auto begun = [&](std::size_t calls) {
+    Failing failing{calls};
+    CHECK_THROWS_AS(steps.schedule.forward(failing), int);
+    return failing.text.str();
+  };
+  CHECK(begun(4) == "+0 F0 -0");  // the gather of 1 failed
+  CHECK(steps.step() == "+0 F0 -0 +1 F1 -1 +2 F2 -2 +3 +0 F3 " + backward);
+  CHECK(begun(5) == "+0 F0 -0 +1");  // the forward of 1
+  CHECK(steps.step() == "+0 F0 -0 F1 -1 +2 F2 -2 +3 +0 F3 " + backward);
+  CHECK(begun(1) == "");
+  CHECK(steps.step() == "+0 F0 -0 +1 F1 -1 +2 F2 -2 +3 +0 F3 " + backward);
+
+  // In backward: what was opened and gathered stays so.
+  Recorder forward;
+  steps.schedule.forward(forward);
+  Failing failing{3};
+  CHECK_THROWS_AS(steps.schedule.backward(failing), int);
+  CHECK(failing.text.str() == "o3 o0");
+  CHECK(steps.step() ==
+        "F0 -0 +1 F1 -1 +2 F2 -2 +0 F3 " + backward.substr(std::string{"o3 o0 "}.size()));
+}
 TEST_CASE("hybrid shardings reduce over the copies too, each group once") {
   CHECK(recorded<sx::HybridShard<2>, sx::BackwardNone>(4) ==
         "+0 F0 -0 +1 F1 -1 +2 F2 -2 +3 +0 F3 "

@@ -260,7 +260,7 @@ void refresh_parameters(Core<M, S>& core) {
     } else {
       const Context<typename Core<M, S>::Device> on = core.begin(comm_stream, {"publish", g});
       core.layout.for_each_trained_flat(g, [&](std::size_t f, const FlatLayout& flat) {
-        if (is_published<typename S::sharding>(flat))
+        if (is_published<S>(flat))
           core.mesh.shard().all_gather(on,
                                        std::span<const Compute>{core.state.updated_parameters(f)},
                                        core.state.parameters(f));

@@ -112,7 +112,7 @@ class Passes {
       core_->timeline.order(comm_stream, core_->timeline.mark(up_stream));
     const Context<Device> on = core_->begin(comm_stream, {"publish", g});
     core_->layout.for_each_flat(g, [&](std::size_t f, const FlatLayout& flat) {
-      if (is_published<Sharding>(flat))
+      if (is_published<S>(flat))
         core_->mesh.shard().all_gather(on,
                                        std::span<const Compute>{core_->state.updated_parameters(f)},
                                        core_->state.parameters(f));

@@ -73,51 +73,9 @@ struct UnitLayout {
   std::vector<std::size_t> trains;   ///< those of them whose gradients it adds to
 };
 
-/// Where every parameter of a model lies when `shards` ranks share one copy of it: groups of units
-/// in forward order, each of one to four flats, each parameter on a block boundary, each flat
-/// zero-padded to equal parts. Those groups are gathered and reduced together; parameter groups,
-/// which are updated alike, order the parameters within a flat, so that each is one run of it.
-///
-/// Errors:  throws ConfigError for 0 ranks, what the model's `validate(config)` refuses, a `Repeat`
-///          of 0, a shape of 0 elements, a parameter group beyond the last, a tie to what no other
-///          unit describes, a tie that freezes what its owner trains or names another parameter
-///          group, a model without trainable parameters, joining that leaves a single group.
-/// Cost:    built once; usable in constant expressions.
-template <class Model>
-class Layout {
+/// What of a layout does not depend on the model's type: the tables of its units, groups and flats.
+class ModelLayout {
  public:
-  using Config = typename Model::Config;
-  using Units = typename Model::Units;
-  static constexpr std::size_t stage_count = Units::stage_count;
-
-  /// How units are grouped, by a strategy's wrap and persistence.
-  struct Grouping {
-    std::array<bool, stage_count> in_root{};  ///< by stage; the others begin groups of their own
-    std::size_t least = 0;          ///< neighbouring groups are joined to have as many elements
-    std::size_t persist_below = 0;  ///< parameters of fewer elements are persistent
-  };
-
-  /// Lays out the model that `config` makes.
-  constexpr Layout(const Config& config, std::size_t shards, const Grouping& grouping = {})
-      : shards_{shards} {
-    if (shards == 0) throw ConfigError("world size is 0: a job has at least one rank");
-    if constexpr (requires { validate(config); })
-      validate(config);  // the model's own, if it has one
-    for_each_stage([&]<std::size_t S>() {
-      const std::size_t count = Units::template Stage<S>::count(config);
-      if (count == 0)
-        throw ConfigError("stage " + std::to_string(S) +
-                          " of the model repeats 0 times: at least 1");
-      first_[S] = units_.size();
-      count_[S] = count;
-      for (std::size_t i = 0; i < count; ++i) describe_unit<S>(config, i);
-    });
-    group_units(grouping);
-    for (std::size_t g = 0; g < groups_.size(); ++g) lay_out_group(g, grouping.persist_below);
-    resolve_ties();
-    find_uses();
-  }
-
   /// Ranks that share one copy of the parameters: all, or those of a shard group.
   constexpr std::size_t shards() const { return shards_; }
 
@@ -127,9 +85,6 @@ class Layout {
   constexpr const UnitLayout& unit(std::size_t u) const { return units_[u]; }
   /// In forward order.
   constexpr const std::vector<UnitLayout>& units() const { return units_; }
-  /// The first unit of a stage.
-  constexpr std::size_t first_unit(std::size_t stage) const { return first_[stage]; }
-  constexpr std::size_t count(std::size_t stage) const { return count_[stage]; }
 
   /// Whether no unit behind `u` has parameters in the same group.
   constexpr bool ends_group(std::size_t u) const {
@@ -164,12 +119,6 @@ class Layout {
     return n;
   }
 
-  /// Calls `visit.template operator()<S>()` for each stage, in forward order.
-  template <class Visit>
-  static constexpr void for_each_stage(Visit&& visit) {
-    [&]<std::size_t... S>(std::index_sequence<S...>) { (visit.template operator()<S>(), ...); }
-    (std::make_index_sequence<stage_count>{});
-  }
   /// Calls `visit(f, flat)` for each flat of group `g`; for those that are trained; for those of
   /// every group.
   template <class Visit>
@@ -189,6 +138,72 @@ class Layout {
   template <class Visit>
   constexpr void for_each_trained_flat(Visit&& visit) const {
     for (std::size_t g = 0; g < group_count(); ++g) for_each_trained_flat(g, visit);
+  }
+
+ protected:
+  /// Of no units yet.
+  constexpr explicit ModelLayout(std::size_t shards) : shards_{shards} {}
+
+  std::size_t shards_;
+  std::vector<UnitLayout> units_;
+  std::vector<GroupLayout> groups_;
+  std::vector<FlatLayout> flats_;
+  std::size_t first_trained_ = no_unit;
+};
+
+/// Where every parameter of a model lies when `shards` ranks share one copy of it: groups of units
+/// in forward order, each of one to four flats, each parameter on a block boundary, each flat
+/// zero-padded to equal parts. Those groups are gathered and reduced together; parameter groups,
+/// which are updated alike, order the parameters within a flat, so that each is one run of it.
+///
+/// Errors:  throws ConfigError for 0 ranks, what the model's `validate(config)` refuses, a `Repeat`
+///          of 0, a shape of 0 elements, a parameter group beyond the last, a tie to what no other
+///          unit describes, a tie that freezes what its owner trains or names another parameter
+///          group, a model without trainable parameters, joining that leaves a single group.
+/// Cost:    built once; usable in constant expressions.
+template <class Model>
+class Layout : public ModelLayout {
+ public:
+  using Config = typename Model::Config;
+  using Units = typename Model::Units;
+  static constexpr std::size_t stage_count = Units::stage_count;
+
+  /// How units are grouped, by a strategy's wrap and persistence.
+  struct Grouping {
+    std::array<bool, stage_count> in_root{};  ///< by stage; the others begin groups of their own
+    std::size_t least = 0;          ///< neighbouring groups are joined to have as many elements
+    std::size_t persist_below = 0;  ///< parameters of fewer elements are persistent
+  };
+
+  /// Lays out the model that `config` makes.
+  constexpr Layout(const Config& config, std::size_t shards, const Grouping& grouping = {})
+      : ModelLayout{shards} {
+    if (shards == 0) throw ConfigError("world size is 0: a job has at least one rank");
+    if constexpr (requires { validate(config); })
+      validate(config);  // the model's own, if it has one
+    for_each_stage([&]<std::size_t S>() {
+      const std::size_t count = Units::template Stage<S>::count(config);
+      if (count == 0)
+        throw ConfigError("stage " + std::to_string(S) +
+                          " of the model repeats 0 times: at least 1");
+      first_[S] = units_.size();
+      count_[S] = count;
+      for (std::size_t i = 0; i < count; ++i) describe_unit<S>(config, i);
+    });
+    group_units(grouping);
+    for (std::size_t g = 0; g < groups_.size(); ++g) lay_out_group(g, grouping.persist_below);
+    resolve_ties();
+    find_uses();
+  }
+
+  /// The first unit of a stage.
+  constexpr std::size_t first_unit(std::size_t stage) const { return first_[stage]; }
+  constexpr std::size_t count(std::size_t stage) const { return count_[stage]; }
+  /// Calls `visit.template operator()<S>()` for each stage, in forward order.
+  template <class Visit>
+  static constexpr void for_each_stage(Visit&& visit) {
+    [&]<std::size_t... S>(std::index_sequence<S...>) { (visit.template operator()<S>(), ...); }
+    (std::make_index_sequence<stage_count>{});
   }
 
  private:
@@ -356,12 +371,7 @@ class Layout {
       throw ConfigError("every parameter of the model is frozen: there is nothing to train");
   }
 
-  std::size_t shards_;
-  std::vector<UnitLayout> units_;
-  std::vector<GroupLayout> groups_;
-  std::vector<FlatLayout> flats_;
   std::array<std::size_t, stage_count> first_{}, count_{};
-  std::size_t first_trained_ = no_unit;
 };
 
 }  // namespace shardexpr

@@ -190,7 +190,7 @@ class CountingVisitor {
   }
   constexpr void publish(std::size_t g) {
     layout_->for_each_flat(g, [&](std::size_t, const FlatLayout& flat) {
-      if (is_published<Sharding>(flat))
+      if (is_published<Strategy>(flat))
         counts.all_gather_bytes += hops() * flat.part * compute_bytes;
     });
   }
