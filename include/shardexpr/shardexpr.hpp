@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // The whole library. Needs a C++20 compiler, threads and Eigen (nn/ on the CPU). What watches a run
-// has headers of its own: comm/delayed.hpp, device/traced.hpp, device/trace_json.hpp.
+// has headers of its own: comm/delayed.hpp, device/checked.hpp, device/traced.hpp,
+// device/trace_json.hpp.
 
 #include <shardexpr/comm/solo.hpp>
 #include <shardexpr/comm/threads.hpp>
@@ -10,7 +11,6 @@
 #include <shardexpr/core/macros.hpp>
 #include <shardexpr/core/tensor.hpp>
 #include <shardexpr/core/type_name.hpp>
-#include <shardexpr/device/checked.hpp>
 #include <shardexpr/device/cpu.hpp>
 #include <shardexpr/engine/sharded.hpp>
 #include <shardexpr/engine/sync_from_rank0.hpp>

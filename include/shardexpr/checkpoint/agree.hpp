@@ -29,6 +29,23 @@ inline void throw_if_failed(const std::vector<Said>& all, const char* doing) {
                     all[rank].what);
 }
 
+/// The words of what was thrown; none of nothing.
+inline Said said_of(const std::exception_ptr& failure) {
+  if (!failure) return Said{};
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::exception& error) {
+    return Said{&error};
+  }
+}
+/// The second half of `agree`, compiled once for a trainer: `failure` is this rank's.
+template <class M, class S>
+void settle(Core<M, S>& core, const char* doing, const std::exception_ptr& failure) {
+  const std::vector<Said> all = exchange(core, said_of(failure));
+  if (failure) std::rethrow_exception(failure);
+  throw_if_failed(all, doing);
+}
+
 /// Does something on this rank that may fail here alone, and then lets every rank know: where it
 /// failed on any, all throw, so that none goes on to what the others do not reach.
 ///
@@ -36,17 +53,13 @@ inline void throw_if_failed(const std::vector<Said>& all, const char* doing) {
 /// Errors:  what `work` threw, in its own rank; IoError with the rank and its words in the others.
 template <class M, class S, class Work>
 void agree(Core<M, S>& core, const char* doing, Work work) {
-  Said said;
-  std::exception_ptr mine;
+  std::exception_ptr failure;
   try {
     work();
-  } catch (const std::exception& error) {
-    mine = std::current_exception();
-    said = Said{&error};
+  } catch (const std::exception&) {
+    failure = std::current_exception();
   }
-  const std::vector<Said> all = exchange(core, said);
-  if (mine) std::rethrow_exception(mine);
-  throw_if_failed(all, doing);
+  settle(core, doing, failure);
 }
 
 }  // namespace shardexpr::detail

@@ -137,10 +137,8 @@ void load_local(Trainer& trainer, const std::string& folder, const Manifest& man
   };
   KeptState<SwapAccess::writes, M, S> state{core, StateUnits::flats};
   StretchPlaces places;
-  state.describe(StateShare::all, [&]<class T>(const StateStretch& stretch, std::size_t count,
-                                               std::type_identity<T>) {
-    places.add(stretch, find(stored_name(stretch), count * sizeof(T)));
-  });
+  for (const auto& [stretch, count, element_bytes, dtype] : state.describe(StateShare::all))
+    places.add(stretch, find(stored_name(stretch), count * element_bytes));
   state.visit(StateShare::all, [&](const StateStretch& stretch, auto values) {
     places.find(stretch, [&](std::size_t place, std::size_t first) {
       file.read(place, first * sizeof(values[0]), std::as_writable_bytes(values));

@@ -65,14 +65,14 @@ class StoredModel {
         refuse(placed, "another tensor is the same parameter");
     }
     std::size_t found = 0;
-    for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
+    for (const auto& [parameter, name] : own_parameters(layout)) {
       const auto at = parameters_.find(name);
       if (at == parameters_.end())
         throw ConfigError(path_ + " has no tensor for the parameter " + shown(name) +
                           "; is it of another model?");
-      check(at->second, name, parameter.spec.shape);
+      check(at->second, name, parameter->spec.shape);
       ++found;
-    });
+    }
     if (found != parameters_.size())
       for (const auto& [name, placed] : parameters_) check_known(layout, name, placed);
     for (const auto& [placed, name] : copies) check_copy(placed, name);
@@ -112,9 +112,7 @@ class StoredModel {
   void check_known(const Layout<M>& layout, const std::string& name,
                    const PlacedTensor& placed) const {
     bool is_known = false;
-    for_each_own_parameter(layout, [&](const ParameterLayout&, const std::string& own) {
-      is_known = is_known || own == name;
-    });
+    for (const OwnParameter& own : own_parameters(layout)) is_known = is_known || own.name == name;
     if (!is_known) refuse(placed, "the model has no such parameter");
   }
   /// Cost:  reads both once, 64 KiB at a time.

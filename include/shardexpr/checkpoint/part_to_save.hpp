@@ -54,9 +54,8 @@ class PartToSave {
         state_{TrainerAccess::core(trainer), shape.units},
         file_{folder, part_name(TrainerAccess::core(trainer).mesh.world().rank(), shape.parts),
               lay_out_safetensors(describe())} {
-    state_.describe(shape_.share, [&](const StateStretch& stretch, std::size_t, auto) {
-      places_.add(stretch, place_of(file_.header(), stored_name(stretch)));
-    });
+    for (const DescribedStretch& described : state_.describe(shape_.share))
+      places_.add(described.stretch, place_of(file_.header(), stored_name(described.stretch)));
   }
 
   /// Bytes of the state that lie in memory, which a snapshot has to hold.
@@ -85,10 +84,14 @@ class PartToSave {
  private:
   std::vector<TensorToStore> describe() {
     std::vector<TensorToStore> tensors;
-    state_.describe(shape_.share, [&]<class T>(const StateStretch& stretch, std::size_t count,
-                                               std::type_identity<T>) {
-      tensors.push_back({stored_name(stretch), stored_dtype_name<T>, {count}});
-    });
+    using P = typename S::precision;
+    for (const auto& [stretch, count, element_bytes, dtype] : state_.describe(shape_.share)) {
+      const std::string_view name =
+          dtype == StateDtype::storage   ? stored_dtype_name<typename P::storage>
+          : dtype == StateDtype::compute ? stored_dtype_name<typename P::compute>
+                                         : stored_dtype_name<typename P::optimizer>;
+      tensors.push_back({stored_name(stretch), name, {count}});
+    }
     trainer_->for_each_buffer([&](const std::string& name, auto values) {
       using B = typename std::remove_reference_t<decltype(values.span())>::value_type;
       tensors.push_back({buffer_name(name), stored_dtype_name<B>, {values.count()}});

@@ -141,9 +141,8 @@ bool restore(const OpaqueValue* kept, T& value) {
 template <class M>
 void append_offsets(const Layout<M>& layout, std::string& text) {
   text += " parameters";
-  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string&) {
-    text += ' ' + std::to_string(parameter.flat) + ':' + std::to_string(parameter.offset);
-  });
+  for (const OwnParameter& own : own_parameters(layout))
+    text += ' ' + std::to_string(own.layout->flat) + ':' + std::to_string(own.layout->offset);
 }
 
 /// Where everything lies on the ranks: what must be the same to load a LocalState.
@@ -175,13 +174,13 @@ std::vector<Manifest::Parameter> described_parameters(const Layout<M>& layout,
                                                       std::string_view trained_dtype,
                                                       std::string_view frozen_dtype) {
   std::vector<Manifest::Parameter> all;
-  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
-    const bool is_trained = layout.flat(parameter.flat).is_trainable;
+  for (const auto& [parameter, name] : own_parameters(layout)) {
+    const bool is_trained = layout.flat(parameter->flat).is_trainable;
     Manifest::Parameter described{name, std::string{is_trained ? trained_dtype : frozen_dtype}, {}};
-    for (std::size_t i = 0; i < parameter.spec.shape.rank; ++i)
-      described.shape.push_back(parameter.spec.shape[i]);
+    for (std::size_t i = 0; i < parameter->spec.shape.rank; ++i)
+      described.shape.push_back(parameter->spec.shape[i]);
     all.push_back(std::move(described));
-  });
+  }
   return all;
 }
 

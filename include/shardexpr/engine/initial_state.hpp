@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 // What a trainer begins with. No rank holds more than its own part of it.
 
@@ -30,16 +31,24 @@ struct InitialValues {
   }
 };
 
-/// Calls `visit(parameter, name)` for each parameter of its own of every unit: its layout and its
-/// name in checkpoints.
-template <class M, class Visit>
-void for_each_own_parameter(const Layout<M>& layout, Visit visit) {
+/// A parameter that is no other's, and its name in checkpoints.
+struct OwnParameter {
+  const ParameterLayout* layout;
+  std::string name;
+};
+/// Those of every unit, in forward order. A list, so that what is done with each is compiled once
+/// and not for each kind of unit.
+template <class M>
+std::vector<OwnParameter> own_parameters(const Layout<M>& layout) {
+  std::vector<OwnParameter> all;
   Layout<M>::for_each_stage([&]<std::size_t St>() {
     using Unit = typename M::Units::template Unit<St>;
     for (std::size_t i = 0; i < layout.count(St); ++i)
       for (const ParameterLayout& parameter : layout.unit(layout.first_unit(St) + i).parameters)
-        if (!parameter.is_tied) visit(parameter, parameter_name<Unit>(i, parameter.spec));
+        if (!parameter.is_tied)
+          all.push_back({&parameter, parameter_name<Unit>(i, parameter.spec)});
   });
+  return all;
 }
 
 /// What of `values`, which begin with element `begin` of its flat, a parameter fills: `visit(count,
@@ -61,11 +70,10 @@ template <class Storage, class M, class T>
 void fill_initial(const Layout<M>& layout, std::size_t f, std::size_t begin, std::span<T> values,
                   std::uint64_t seed) {
   std::fill(values.begin(), values.end(), T{});
-  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, const std::string& name) {
-    if (parameter.flat == f)
-      visit_initial_run<Storage>(parameter, hash_of(name), begin, values, seed,
+  for (const OwnParameter& own : own_parameters(layout))
+    if (own.layout->flat == f)
+      visit_initial_run<Storage>(*own.layout, hash_of(own.name), begin, values, seed,
                                  [](std::size_t count, auto run) { for_independent(count, run); });
-  });
 }
 
 /// Fills what this rank keeps of parameters in memory, the device's and the host's.
@@ -74,18 +82,17 @@ template <class M, class S>
 void initialize_memory(Core<M, S>& core, std::uint64_t seed) {
   using Storage = typename S::precision::storage;
   const auto on = core.timeline.context(compute_stream);
-  for_each_own_parameter(
-      core.layout, [&](const ParameterLayout& parameter, const std::string& name) {
-        const std::uint64_t name_hash = hash_of(name);
-        const auto fill = [&](Place place, auto values, std::size_t begin) {
-          visit_initial_run<Storage>(
-              parameter, name_hash, begin, values, seed, [&](std::size_t count, auto run) {
-                if (place == Place::host) return for_independent(count, run);
-                on.for_each(count, reads(), writes(std::span{run.to, count}), run);
-              });
-        };
-        core.state.for_each_parameter_range(parameter.flat, fill);
-      });
+  for (const OwnParameter& own : own_parameters(core.layout)) {
+    const std::uint64_t name_hash = hash_of(own.name);
+    const auto fill = [&](Place place, auto values, std::size_t begin) {
+      visit_initial_run<Storage>(
+          *own.layout, name_hash, begin, values, seed, [&](std::size_t count, auto run) {
+            if (place == Place::host) return for_independent(count, run);
+            on.for_each(count, reads(), writes(std::span{run.to, count}), run);
+          });
+    };
+    core.state.for_each_parameter_range(own.layout->flat, fill);
+  }
   core.timeline.synchronize(compute_stream);
 }
 

@@ -31,6 +31,15 @@ struct StateStretch {
   bool is_on_disk = false;            // `visit` shows it from there, or brings it there
 };
 
+/// In which of a precision's dtypes it is kept.
+enum class StateDtype { storage, compute, optimizer };
+/// A stretch of `count` elements.
+struct DescribedStretch {
+  StateStretch stretch;
+  std::size_t count, element_bytes;
+  StateDtype dtype;
+};
+
 /// Which elements of what this rank keeps: those that no other rank answers for, which together are
 /// the model, once; or all of them, copies of what others keep, too.
 enum class StateShare { own, all };
@@ -58,9 +67,9 @@ std::vector<std::vector<NamedState>> named_state(const Layout<M>& layout, StateU
       all[f].push_back({"flat " + std::to_string(f), shape(layout.flat(f).padded), 0});
     return all;
   }
-  for_each_own_parameter(layout, [&](const ParameterLayout& parameter, std::string name) {
-    all[parameter.flat].push_back({std::move(name), parameter.spec.shape, parameter.offset});
-  });
+  for (OwnParameter& own : own_parameters(layout))
+    all[own.layout->flat].push_back(
+        {std::move(own.name), own.layout->spec.shape, own.layout->offset});
   return all;
 }
 
@@ -102,10 +111,9 @@ class KeptState {
   /// Bytes of what `visit` shows that lie in memory, not on a disk.
   std::size_t memory_bytes(StateShare share) const {
     std::size_t bytes = 0;
-    describe(share,
-             [&]<class T>(const StateStretch& stretch, std::size_t count, std::type_identity<T>) {
-               bytes += (count - on_disk(stretch, count)) * sizeof(T);
-             });
+    for (const DescribedStretch& described : describe(share))
+      bytes +=
+          (described.count - on_disk(described.stretch, described.count)) * described.element_bytes;
     return bytes;
   }
   /// Calls `look(name, shape, offset)` for each parameter of flat f; it begins with the flat's
@@ -115,10 +123,10 @@ class KeptState {
     for (const NamedState& named : parameters_[f]) look(named.name, named.shape, named.offset);
   }
   /// What `visit` will show of each parameter and kind, in one stretch or in several that follow
-  /// each other: `describe(stretch, count, std::type_identity<T>)`.
-  template <class Describe>
-  void describe(StateShare share, Describe describe) const {
-    if (!has(share)) return;
+  /// each other. A list, so that what is done with each is compiled once and not for each dtype.
+  std::vector<DescribedStretch> describe(StateShare share) const {
+    std::vector<DescribedStretch> all;
+    if (!has(share)) return all;
     using Compute = typename S::precision::compute;
     using Moment = typename S::precision::optimizer;
     for (std::size_t f = 0; f < parameters_.size(); ++f) {
@@ -130,14 +138,15 @@ class KeptState {
         if (first >= last) continue;
         StateStretch stretch = named.stretch(StateStretch::parameter, f, first);
         if (!is_trained) {
-          describe(stretch, last - first, std::type_identity<Compute>{});
+          all.push_back({stretch, last - first, sizeof(Compute), StateDtype::compute});
           continue;
         }
-        describe(stretch, last - first, std::type_identity<Storage>{});
+        all.push_back({stretch, last - first, sizeof(Storage), StateDtype::storage});
         for (stretch.kind = 1; stretch.kind <= moments; ++stretch.kind)
-          describe(stretch, last - first, std::type_identity<Moment>{});
+          all.push_back({stretch, last - first, sizeof(Moment), StateDtype::optimizer});
       }
     }
+    return all;
   }
 
  private:

@@ -7,6 +7,7 @@
 #include <shardexpr/engine/guards.hpp>
 #include <shardexpr/engine/passes.hpp>
 #include <shardexpr/engine/unit_names.hpp>
+#include <shardexpr/engine/wrong_call.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -66,18 +67,13 @@ class OwnLoop {
     return u;
   }
   void check_idle(const char* verb) const {
-    if (guards_ != 0)
-      throw ConfigError(std::string{verb} +
-                        ": a guard of gather() is alive; leave its scope first");
+    if (guards_ != 0) refuse_while_guarded(verb);
   }
   void check_no_gradients() const {
     bool any = std::any_of(reductions_.begin(), reductions_.end(), [](auto n) { return n != 0; });
     for (std::size_t g = 0; g < core_->layout.group_count(); ++g)
       any = any || passes_->gradients.is_open(g);
-    if (any)
-      throw ConfigError(
-          "step: gradients of open_gradients() wait for apply(); call that first, or "
-          "drop_gradients()");
+    if (any) refuse_before_apply();
   }
   /// Refuses an update that not every unit with something to train has reduced for; then a new one
   /// begins.

@@ -13,6 +13,7 @@
 #include <shardexpr/engine/summoned_group.hpp>
 #include <shardexpr/engine/swap_state.hpp>
 #include <shardexpr/engine/trainer_access.hpp>
+#include <shardexpr/engine/wrong_call.hpp>
 #include <shardexpr/model/layout.hpp>
 #include <shardexpr/optim/learning_rate.hpp>
 #include <shardexpr/optim/parameter_groups.hpp>
@@ -102,10 +103,7 @@ class sharded {
         summary_{core_, comm.size()},
         loop_{core_, passes_, options.micro_batches},
         scaler_{options.loss_scale} {
-    for (std::size_t k = 0; k < options.groups.size(); ++k)
-      if (options.groups[k] != standard_groups[k] && !core_.layout.trains_parameter_group(k))
-        throw ConfigError("Options::groups[" + std::to_string(k) +
-                          "]: no parameter that is trained is in that group");
+    detail::check_groups_are_trained(options.groups, core_.layout);
     detail::initialize_memory(core_, options.seed);
     if constexpr (detail::is_on_disk<S>) detail::initialize_swap(core_, options.seed);
   }
@@ -124,10 +122,7 @@ class sharded {
   [[nodiscard]] StepResult step(std::span<const Batch> batches) {
     loop_.check_idle("step");
     loop_.check_no_gradients();
-    if (batches.size() != options_.micro_batches)
-      throw ConfigError("step was given " + std::to_string(batches.size()) +
-                        " micro-batches, Options::micro_batches says " +
-                        std::to_string(options_.micro_batches));
+    detail::check_batches(batches.size(), options_.micro_batches);
     const detail::Drain drain{core_.timeline};
     // The mean over micro-batches, scaled.
     using Loss = typename detail::Summary<M, S>::Loss;
@@ -195,10 +190,7 @@ class sharded {
   void summon(WriteFrom from, Visit visit) {
     loop_.check_idle("summon");
     Comm& world = core_.mesh.world();
-    if (from.rank >= world.size())
-      throw ConfigError("summon: WriteFrom{" + std::to_string(from.rank) + "} in a world of " +
-                        std::to_string(world.size()) + " ranks: the last is " +
-                        std::to_string(world.size() - 1));
+    detail::check_writer(from.rank, world.size());
     const detail::Drain drain{core_.timeline};
     summon_apart<Storage>(world.rank() == from.rank, visit,
                           [&](Summoned& group) { group.spread(from.rank); });
@@ -286,9 +278,7 @@ class sharded {
   /// The rate of the next step: the optimizer's, times the schedule's factor, times the group's.
   /// Errors:  ConfigError if there is no such group.
   float learning_rate(std::size_t group = 0) const {
-    if (group >= max_parameter_groups)
-      throw ConfigError("learning_rate: there is no parameter group " + std::to_string(group) +
-                        ", the last is " + std::to_string(max_parameter_groups - 1));
+    detail::check_group_exists(group);
     return static_cast<float>(options_of_group(group, steps_ + 1).learning_rate);
   }
   /// What schedule and groups scale. Takes effect in the next step; the same on every rank.
@@ -385,10 +375,7 @@ class sharded {
     const StepOutcome& outcome = summary_.outcome();
     const bool is_skipped = outcome.control.skips != 0;
     if (is_skipped && !S::loss_scale::skips)
-      throw NotFiniteError("step " + std::to_string(steps_ + 1) + ": the gradient of " +
-                           detail::parameter_not_finite(core_) +
-                           " is not finite; nothing was updated: leave the batch out, or add a "
-                           "loss scale, which skips such steps");
+      detail::refuse_gradients(steps_ + 1, detail::parameter_not_finite(core_));
     if (!is_skipped) ++steps_;
     scaler_.update(!is_skipped);
     return {outcome.loss, outcome.norm, is_skipped, scale};

@@ -8,9 +8,22 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <span>
 #include <vector>
 
 namespace shardexpr::detail {
+
+/// Views of `buffers`, one behind the other from `at` on, which moves behind them. Knows no unit,
+/// so that it is compiled once.
+inline std::vector<AnyTensor> carve(std::span<const AnyBuffer> buffers, std::byte*& at) {
+  std::vector<AnyTensor> views;
+  views.reserve(buffers.size());
+  for (const AnyBuffer& buffer : buffers) {
+    views.push_back({reinterpret_cast<char*>(at), buffer.shape});
+    at += round_up(buffer.shape.count() * buffer.element_bytes, buffer_alignment_bytes);
+  }
+  return views;
+}
 
 /// The activations of one rank: one allocation, carved once into what each unit puts out, saves and
 /// scribbles on. A step only binds.
@@ -32,14 +45,15 @@ class Workspace {
       for (std::size_t i = 0; i < layout.count(S); ++i) {
         const std::size_t u = units_.size();
         UnitViews& views = units_.emplace_back();
-        carve(output_buffers<Unit, T>(config), outputs, views.outputs);
+        const auto outputs_of = output_buffers<Unit, T>(config);
+        views.outputs = carve(outputs_of, outputs);
         std::byte* at = rebuilt;
-        carve(saved_buffers<Unit, T, D>(config), Recompute::template rebuilds<Unit> ? at : saved,
-              views.saved);
+        views.saved = carve(saved_buffers<Unit, T, D>(config),
+                            Recompute::template rebuilds<Unit> ? at : saved);
         at = gradients + (u % 2) * half;  // unit u reads one half, writes the other
-        carve(output_buffers<Unit, T>(config), at, views.output_gradients);
+        views.output_gradients = carve(outputs_of, at);
         at = scratch;
-        carve(scratch_buffers<Unit, T, D>(config), at, views.scratch);
+        views.scratch = carve(scratch_buffers<Unit, T, D>(config), at);
       }
     });
   }
@@ -86,14 +100,6 @@ class Workspace {
     std::vector<AnyTensor> outputs, output_gradients, saved, scratch;
   };
 
-  template <std::size_t N>
-  static void carve(const std::array<AnyBuffer, N>& buffers, std::byte*& at,
-                    std::vector<AnyTensor>& views) {
-    for (const AnyBuffer& buffer : buffers) {
-      views.push_back({reinterpret_cast<char*>(at), buffer.shape});
-      at += round_up(buffer.shape.count() * buffer.element_bytes, buffer_alignment_bytes);
-    }
-  }
   // Every field of the aggregate is a Tensor of something, and all of those are laid out alike.
   template <class Aggregate>
   static Aggregate bind(const std::vector<AnyTensor>& views) {
