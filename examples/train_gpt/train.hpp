@@ -100,13 +100,47 @@ typename Trainer::Options trainer_options(const Options& o) {
   return options;
 }
 
+// Apart from `train_on`, as what does not depend on the trainer is compiled once.
+
+/// One rank's micro-batches of a step.
+class StepBatches {
+ public:
+  StepBatches(const Options& o, std::size_t tokens)
+      : tokens_(o.accumulate), targets_(o.accumulate) {
+    for (std::size_t m = 0; m < o.accumulate; ++m) {
+      tokens_[m].resize(tokens);
+      targets_[m].resize(tokens);
+      batches_.push_back({tokens_[m].data(), targets_[m].data()});
+    }
+  }
+  std::span<const sx::GptBatch> all() const { return batches_; }
+  void sample(const Text& text, const Options& o, std::size_t rank, Position& position) {
+    for (std::size_t m = 0; m < batches_.size(); ++m)
+      text.sample(position.seed, ++position.batches, rank, o.batch, o.context, tokens_[m],
+                  targets_[m]);
+  }
+
+ private:
+  std::vector<std::vector<std::int32_t>> tokens_, targets_;
+  std::vector<sx::GptBatch> batches_;  // views of these
+};
+
+/// Errors:  Error if the loss is not finite and no loss scale took care of that.
+inline void check_loss(const sx::StepResult& result, std::size_t step) {
+  if (!std::isfinite(result.loss) && !result.is_skipped)
+    throw sx::Error("the loss is not finite at step " + std::to_string(step) + "; lower --lr");
+}
+[[noreturn]] inline void advise(const sx::NotFiniteError& error) {
+  throw sx::NotFiniteError(std::string{error.what()} + "; or lower --lr");
+}
+
 /// A step; what diverges says what to do about it here.
 template <class Trainer>
-sx::StepResult take_step(Trainer& trainer, const std::vector<sx::GptBatch>& batches) {
+sx::StepResult take_step(Trainer& trainer, std::span<const sx::GptBatch> batches) {
   try {
-    return trainer.step(std::span<const sx::GptBatch>{batches});
+    return trainer.step(batches);
   } catch (const sx::NotFiniteError& error) {
-    throw sx::NotFiniteError(std::string{error.what()} + "; or lower --lr");
+    advise(error);
   }
 }
 
@@ -126,13 +160,7 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
   machine::run_ranks<typename Trainer::Strategy::communicator>(o, [&](auto& comm) {
     DeviceOf<Trainer> device = make(comm.rank());
     Trainer trainer{device, comm, config, trainer_options<Trainer>(o)};
-    std::vector<std::vector<std::int32_t>> tokens(o.accumulate), targets(o.accumulate);
-    std::vector<sx::GptBatch> batches;
-    for (std::size_t m = 0; m < o.accumulate; ++m) {
-      tokens[m].resize(config.tokens());
-      targets[m].resize(config.tokens());
-      batches.push_back({tokens[m].data(), targets[m].data()});
-    }
+    StepBatches batches{o, config.tokens()};
     const bool speaks = comm.rank() == 0;
     Progress progress{o.position.step, o.steps, o.quiet || !speaks, machine::Job::has_terminal};
     Keeping::begin(trainer, o);
@@ -141,13 +169,10 @@ Result train_on(const Options& o, const Text& text, Log& log, Make make) {
       const std::size_t step = ++position.step;
       const auto began = Clock::now();
       const std::size_t sent_before = trainer.traffic().total();
-      for (std::size_t m = 0; m < o.accumulate; ++m)
-        text.sample(position.seed, ++position.batches, comm.rank(), o.batch, o.context, tokens[m],
-                    targets[m]);
+      batches.sample(text, o, comm.rank(), position);
       const float rate = trainer.learning_rate();
-      const sx::StepResult result = take_step(trainer, batches);
-      if (!std::isfinite(result.loss) && !result.is_skipped)
-        throw sx::Error("the loss is not finite at step " + std::to_string(step) + "; lower --lr");
+      const sx::StepResult result = take_step(trainer, batches.all());
+      check_loss(result, step);
       const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
       const std::size_t sent = trainer.traffic().total() - sent_before;
       Keeping::after_step(trainer, o, position);
