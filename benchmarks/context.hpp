@@ -7,10 +7,12 @@
 #include <fstream>
 #include <string>
 
-#include <Eigen/Core>
 #include <benchmark/benchmark.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#if !defined(__CUDACC__)
+#include <Eigen/Core>
+#endif
 #if defined(SHARDEXPR_ONEDNN)
 #include <oneapi/dnnl/dnnl.h>
 #endif
@@ -42,8 +44,10 @@ inline void add_context() {
 #else
   add("compiler", std::string{"g++ "} + __VERSION__);
 #endif
+#if !defined(__CUDACC__)  // nvcc must not see it
   add("eigen", std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) +
                    "." + std::to_string(EIGEN_MINOR_VERSION));
+#endif
 #if defined(SHARDEXPR_OPENBLAS)
   add("blas", openblas_get_config());
 #endif

@@ -13,13 +13,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "gpt_passes.hpp"
+#include "rehearsal.hpp"
 #include "trace_overlap.hpp"
 #include "trainers_in_turns.hpp"
 #include <benchmark/benchmark.h>
@@ -27,12 +27,6 @@
 
 namespace shardexpr::benchmarks {
 namespace {
-
-/// Sizes that an emulated GPU can take: what is measured means nothing then.
-bool is_rehearsal() {
-  static const bool is = std::getenv("SHARDEXPR_BENCH_REHEARSAL") != nullptr;
-  return is;
-}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();

@@ -25,6 +25,7 @@
 #include "mpi_handwritten.hpp"
 #include "mpi_main.hpp"
 #include "mpi_turns.hpp"
+#include "rehearsal.hpp"
 #include "sleeping_chain.hpp"
 #include "trainers_in_turns.hpp"
 #include <benchmark/benchmark.h>

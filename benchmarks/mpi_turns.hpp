@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <vector>
 
 #include "triad.hpp"
@@ -17,12 +16,6 @@
 #include <mpi.h>
 
 namespace shardexpr::benchmarks {
-
-/// Sizes that take seconds in all: what is measured means nothing then.
-inline bool is_rehearsal() {
-  static const bool is = std::getenv("SHARDEXPR_BENCH_REHEARSAL") != nullptr;
-  return is;
-}
 
 inline std::size_t world_rank() {
   int rank = 0;

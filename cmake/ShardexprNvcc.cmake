@@ -19,7 +19,7 @@ if(SHARDEXPR_NVCC)
   find_library(SHARDEXPR_CUBLASLT_LIBRARY cublasLt PATHS ${shardexpr_cuda} PATH_SUFFIXES lib lib64)
   mark_as_advanced(SHARDEXPR_CUBLASLT_INCLUDE SHARDEXPR_CUBLASLT_LIBRARY)
 endif()
-# shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [HOST_OPTIMIZATION <0 to 3>]
+# shardexpr_add_gpu_program(<name> SOURCES <file.cu>... [EXCLUDE_FROM_ALL] [HOST_OPTIMIZATION <0 to 3>]
 #                           [OPTIONS <option of nvcc>...] [OBJECTS <file>...]
 #                           [INCLUDE <folder>...] [LIBRARIES <file or option>...])
 # bin/<name>, compiled by nvcc for each architecture of SHARDEXPR_GPU_ARCHITECTURES with its warnings
@@ -28,7 +28,7 @@ endif()
 set(SHARDEXPR_GPU_ARCHITECTURES "80;90" CACHE STRING
   "Compute capabilities that GPU programs are built for, without a dot; or `native`")
 function(shardexpr_add_gpu_program name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "HOST_OPTIMIZATION"
+  cmake_parse_arguments(PARSE_ARGV 1 arg "EXCLUDE_FROM_ALL" "HOST_OPTIMIZATION"
     "SOURCES;OPTIONS;OBJECTS;INCLUDE;LIBRARIES")
   if(NOT DEFINED arg_HOST_OPTIMIZATION)
     set(arg_HOST_OPTIMIZATION 3)
@@ -63,11 +63,12 @@ function(shardexpr_add_gpu_program name)
   set(objects ${arg_OBJECTS})
   foreach(source IN LISTS arg_SOURCES)
     cmake_path(GET source STEM stem)
+    cmake_path(ABSOLUTE_PATH source BASE_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} OUTPUT_VARIABLE file)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}_${stem}.o)
     add_custom_command(OUTPUT ${object}
       COMMAND ${SHARDEXPR_NVCC} ${flags} ${arg_OPTIONS} -MD -MF ${object}.d -MT ${object}
-        -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
-      DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source}
+        -c ${file} -o ${object}
+      DEPENDS ${file}
       DEPFILE ${object}.d
       COMMENT "Building ${source} of ${name} for GPUs" VERBATIM)
     list(APPEND objects ${object})
@@ -76,7 +77,11 @@ function(shardexpr_add_gpu_program name)
     COMMAND ${SHARDEXPR_NVCC} -Xcompiler -pthread ${objects} -o ${program} ${arg_LIBRARIES}
       ${libraries}
     DEPENDS ${objects} COMMENT "Linking ${name}" VERBATIM COMMAND_EXPAND_LISTS)
-  add_custom_target(${name} ALL DEPENDS ${program})
+  set(all ALL)
+  if(arg_EXCLUDE_FROM_ALL)
+    set(all "")
+  endif()
+  add_custom_target(${name} ${all} DEPENDS ${program})
 endfunction()
 
 if(SHARDEXPR_CUDA)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 // Which strategies are measured: what the rules leave of the main axes, made at compile time.
-#include <shardexpr/device/traced.hpp>
 #include <shardexpr/engine/trainer_name.hpp>
 #include <shardexpr/nn/gpt.hpp>
 #include <shardexpr/policy/combinations.hpp>
@@ -11,8 +10,8 @@
 
 namespace shardexpr::benchmarks {
 
-template <class Comm, class... Choices>
-using Measured = LegalCombinations<Choices..., OneOf<Together<On<Traced<Cpu>>, Over<Comm>>>>;
+template <class Device, class Comm, class... Choices>
+using Measured = LegalCombinations<Choices..., OneOf<Together<On<Device>, Over<Comm>>>>;
 
 using Shardings =
     OneOf<FullShard, ShardGradOp, ShardOptimizer, NoShard, HybridShard<2>, HybridShardGradOp<2>>;
@@ -21,15 +20,15 @@ using Precisions = OneOf<FullPrecision, MixedPrecision<bf16, fp32>>;
 
 /// Sharding, offload, backward prefetch and precision in full; forward prefetch, recompute and a
 /// partial reshard where state is on the device.
-template <class Comm>
+template <class Device, class Comm>
 using MeasuredStrategies = UnitedStrategies<
-    Measured<Comm, Shardings, OneOf<OffloadNone, OffloadAll, Offload<OnDevice, OnHost>>, Backward,
+    Measured<Device, Comm, Shardings, OneOf<OffloadNone, OffloadAll, Offload<OnDevice, OnHost>>,
+             Backward, Precisions>,
+    Measured<Device, Comm, Shardings, OneOf<Offload<OnDevice, OnNvme>, Offload<OnNvme, OnNvme>>,
              Precisions>,
-    Measured<Comm, Shardings, OneOf<Offload<OnDevice, OnNvme>, Offload<OnNvme, OnNvme>>,
-             Precisions>,
-    Measured<Comm, Shardings, Backward, Precisions, OneOf<ForwardPrefetch<1>>>,
-    Measured<Comm, Shardings, Precisions, OneOf<Recompute<gpt::Block>>>,
-    Measured<Comm, OneOf<FullShard>, Precisions, OneOf<ReshardTo<2>>>>;
+    Measured<Device, Comm, Shardings, Backward, Precisions, OneOf<ForwardPrefetch<1>>>,
+    Measured<Device, Comm, Shardings, Precisions, OneOf<Recompute<gpt::Block>>>,
+    Measured<Device, Comm, OneOf<FullShard>, Precisions, OneOf<ReshardTo<2>>>>;
 
 /// A strategy as a person writes it, without what all of them have: `FullShard, OffloadAll`.
 template <class S>

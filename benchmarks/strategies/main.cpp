@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every legal strategy of the main axes trains the same GPT. Ranks are threads; built with
-// STRATEGIES_OVER_MPI, processes that mpirun starts.
+// STRATEGIES_OVER_MPI, processes that mpirun starts; with STRATEGIES_OVER_NCCL, threads with a GPU
+// each.
 #include "main.hpp"
 
 #include <shardexpr/nn/cpu/blas.hpp>
@@ -15,6 +16,8 @@
 #include "../context.hpp"
 #if defined(STRATEGIES_OVER_MPI)
 #include "../mpi_main.hpp"
+#elif defined(STRATEGIES_OVER_NCCL)
+#include "nccl_ranks.hpp"
 #endif
 #include <benchmark/benchmark.h>
 
@@ -64,6 +67,27 @@ bool take_options(int& argc, char** argv) {
   return true;
 }
 
+#if defined(STRATEGIES_OVER_NCCL)
+/// What the figures are of.
+/// Errors:  false, with a line, where there is no GPU.
+bool describe_gpus() {
+  if (gpu_count() == 0) {
+    std::printf("SKIPPED: there is no GPU here\n");
+    return false;
+  }
+  cudaDeviceProp properties{};
+  int driver = 0, nccl = 0;
+  (void)cudaGetDeviceProperties(&properties, 0);
+  (void)cudaDriverGetVersion(&driver);
+  (void)ncclGetVersion(&nccl);
+  benchmark::AddCustomContext("gpu", properties.name);
+  benchmark::AddCustomContext("gpus", std::to_string(gpu_count()));
+  benchmark::AddCustomContext("cuda_driver", std::to_string(driver));
+  benchmark::AddCustomContext("nccl", std::to_string(nccl));
+  return true;
+}
+#endif
+
 }  // namespace
 }  // namespace shardexpr::benchmarks
 
@@ -79,6 +103,9 @@ int main(int argc, char** argv) {
 #if defined(STRATEGIES_OVER_MPI)
   return main_of_all(argc, argv, prepare);
 #else
+#if defined(STRATEGIES_OVER_NCCL)
+  if (!describe_gpus()) return 0;
+#endif
   if (!prepare(argc, argv)) return 2;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

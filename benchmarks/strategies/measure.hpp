@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "../rehearsal.hpp"
 #include "../trace_overlap.hpp"
 #include "../trainers_in_turns.hpp"
 #include "../triad.hpp"
@@ -32,14 +34,19 @@ struct StrategyFigures {
   Plan plan;
 };
 
-/// Trains on this rank; every rank calls it. Times are rank 0's.
-template <class S, class Comm>
-StrategyFigures train_strategy(Comm& comm, Trace& trace, const std::string& name) {
+inline GptConfig trained_config() {
+  if (is_rehearsal()) return {.context = 8, .embed = 16, .heads = 2, .layers = 3, .batch = 1};
+  return sizes[strategy_options().size].config;
+}
+
+/// Trains on this rank's device, `make(trace, rank)`; every rank calls it. Times are rank 0's.
+template <class S, class Comm, class Make>
+StrategyFigures train_strategy(Comm& comm, Make make, Trace& trace, const std::string& name) {
   using Trainer = sharded<Gpt, S>;
   const StrategyOptions& given = strategy_options();
-  const GptConfig& config = sizes[given.size].config;
+  const GptConfig config = trained_config();
   const std::size_t steps = given.steps;
-  Traced<Cpu> device{trace, comm.rank(), Execution::asynchronous};
+  typename S::device device = make(trace, comm.rank());
   typename Trainer::Options options;
   options.seed = seed;
   if constexpr (requires { options.nvme.directory; }) options.nvme.directory = given.swap;
@@ -87,13 +94,17 @@ inline bool equals_plan(const StrategyFigures& seen) {
          seen.sent_bytes == plan.sent_bytes;
 }
 
-/// Whether losses are the bits of the first strategy that computes alike.
-inline bool losses_agree(const std::string& computes_as, const std::vector<double>& losses) {
+/// Whether losses are within `tolerance`, a fraction, of those of the first strategy that computes
+/// alike; 0: the same bits.
+inline bool losses_agree(const std::string& computes_as, const std::vector<double>& losses,
+                         double tolerance) {
   static std::map<std::string, std::vector<double>> curves;
   const auto [at, is_new] = curves.emplace(computes_as, losses);
   const std::size_t common_steps = std::min(at->second.size(), losses.size());
   return std::equal(losses.begin(), losses.begin() + static_cast<std::ptrdiff_t>(common_steps),
-                    at->second.begin());
+                    at->second.begin(), [&](double loss, double first) {
+                      return std::abs(loss - first) <= tolerance * std::abs(first);
+                    });
 }
 
 /// What decides about bits: dtypes, ranks, and the shard group of a hybrid strategy.
@@ -105,7 +116,9 @@ std::string computes_as(std::size_t ranks) {
 }
 
 /// The benchmark of one strategy: state's arguments are the ranks and the network's MB/s, 0 for
-/// none. `with_ranks(ranks, network, body)` runs `body(comm)` in each rank that this process has.
+/// none. `with_ranks(ranks, network, body)` runs `body(comm)` in each rank that this process has,
+/// `with_ranks.device(trace, rank)` makes its device, and losses agree within
+/// `with_ranks.loss_tolerance`.
 template <class S, class WithRanks>
 void measure_strategy(benchmark::State& state, const std::string& name, WithRanks with_ranks) {
   const auto ranks = static_cast<std::size_t>(state.range(0));
@@ -118,7 +131,7 @@ void measure_strategy(benchmark::State& state, const std::string& name, WithRank
   while (state.KeepRunning()) {
     Trace trace;
     with_ranks(ranks, network, [&](auto& comm) {
-      StrategyFigures mine = train_strategy<S>(comm, trace, full_name);
+      StrategyFigures mine = train_strategy<S>(comm, with_ranks.device, trace, full_name);
       if (comm.rank() == 0) seen = std::move(mine);
     });
     if (seen.step_seconds.empty()) seen.step_seconds.push_back(0);  // another process has rank 0
@@ -127,10 +140,10 @@ void measure_strategy(benchmark::State& state, const std::string& name, WithRank
   }
   if (seen.losses.empty()) return;
   if (!equals_plan(seen)) state.SkipWithError("a rank held or sent other bytes than planned");
-  if (!losses_agree(computes_as<S>(ranks), seen.losses))
+  if (!losses_agree(computes_as<S>(ranks), seen.losses, with_ranks.loss_tolerance))
     state.SkipWithError("the losses are not those of a strategy that computes alike");
 
-  const GptConfig& config = sizes[strategy_options().size].config;
+  const GptConfig config = trained_config();
   std::vector<double> sorted = seen.step_seconds;
   std::sort(sorted.begin(), sorted.end());
   const double step = median(sorted);
