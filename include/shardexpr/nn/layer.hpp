@@ -25,6 +25,18 @@ concept HostDevice = std::is_base_of_v<Cpu, D> || requires {
 template <class D>
 concept KernelDevice = !HostDevice<D>;
 
+namespace detail {
+/// The last extent of a tensor, and how many rows of that width it has.
+template <class T>
+constexpr std::size_t width_of(const Tensor<T>& t) {
+  return t.shape[t.shape.rank - 1];
+}
+template <class T>
+constexpr std::size_t rows_of(const Tensor<T>& t) {
+  return t.count() / width_of(t);
+}
+}  // namespace detail
+
 /// A tensor that a layer reads. Its element type is not deduced, so that a `Tensor<T>` binds too;
 /// it follows from what the layer writes.
 template <class T>

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <shardexpr/core/tensor.hpp>
+#include <shardexpr/nn/layer.hpp>
 
 #include <cstddef>
 #include <type_traits>
 
 // How the layers of the CPU name matrices in memory.
 namespace shardexpr::nn::detail {
-
-// A tensor as the matrix of its last axis by all others.
-template <class T>
-constexpr std::size_t width_of(const Tensor<T>& t) {
-  return t.shape[t.shape.rank - 1];
-}
-template <class T>
-constexpr std::size_t rows_of(const Tensor<T>& t) {
-  return t.count() / width_of(t);
-}
 
 /// A (rows, columns) row-major matrix in memory that somebody else owns; rows are `stride` apart.
 template <class T>

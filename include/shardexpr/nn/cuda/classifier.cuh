@@ -64,7 +64,7 @@ void classifier_backward(const LayerContext<D>& on, In<T> error, In<float> dloss
                          In<T> table, Tensor<G> dtable, Tensor<T> dx) {
   using Scalars = detail::ClassifierScalars;
   const auto& workspace = on.scratch.workspace;
-  const std::size_t vocabulary = table.shape[0], rows = detail::count_of_rows(error);
+  const std::size_t vocabulary = table.shape[0], rows = detail::rows_of(error);
   const Tensor<float> scalars{on.scratch.sums.data, shape(Scalars::count)};
   on.run(reads(dloss), writes(scalars),
          Scalars{dloss.data, static_cast<float>(rows), scalars.data});

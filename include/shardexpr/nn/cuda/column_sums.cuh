@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(column_threads)
 template <KernelDevice D, KernelDtype T, KernelDtype G>
 void add_column_sums(const LayerContext<D>& on, Tensor<const T> values, Tensor<G> to) {
   const Tensor<float>& sums = on.scratch.sums;
-  const std::size_t width = width_of_rows(values), rows = count_of_rows(values);
+  const std::size_t width = width_of(values), rows = rows_of(values);
   const std::size_t part_rows = rows_of_part(rows), parts = ceil_div(rows, part_rows);
   if (parts * width > sums.count())
     throw DeviceError("sums of " + std::to_string(width) + " columns need " +

@@ -116,7 +116,7 @@ auto cross_entropy_kernel(bool aligned) {
 template <KernelDevice D, detail::KernelDtype T>
 void cross_entropy_forward(const LayerContext<D>& on, Tensor<T> logits, std::size_t vocabulary,
                            const std::int32_t* targets, Tensor<float> loss) {
-  const std::size_t stride = detail::width_of_rows(logits), rows = detail::count_of_rows(logits);
+  const std::size_t stride = detail::width_of(logits), rows = detail::rows_of(logits);
   const auto losses = detail::part_of_scratch(on.scratch.sums, shape(rows), "cross-entropy");
   const bool aligned = detail::rows_are_aligned(stride, logits.data);
   constexpr unsigned many = 512, few = 128;  // decided by the width alone: it orders the sums

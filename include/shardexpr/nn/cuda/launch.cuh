@@ -71,14 +71,4 @@ void launch(const Context<D>& on, const Reads<R>& reads, const Writes<W>& writes
   });
 }
 
-/// The last extent of a tensor, and how many rows of that width it has.
-template <class T>
-constexpr std::size_t width_of_rows(const Tensor<T>& t) {
-  return t.shape[t.shape.rank - 1];
-}
-template <class T>
-constexpr std::size_t count_of_rows(const Tensor<T>& t) {
-  return t.count() / width_of_rows(t);
-}
-
 }  // namespace shardexpr::nn::detail

@@ -45,7 +45,7 @@ template <KernelDevice D, KernelDtype T, class G>
 void enqueue_layer_norm_backward(const LayerContext<D>& on, In<T> x, In<T> w, In<float> mean,
                                  In<float> rstd, In<T> dy, In<T> residual, Tensor<G> dw,
                                  Tensor<G> db, Tensor<T> dx) {
-  const std::size_t n = width_of_rows(x), rows = count_of_rows(x);
+  const std::size_t n = width_of(x), rows = rows_of(x);
   const LayerNormRows<T> of{.x = x.data,
                             .w = w.data,
                             .mean = mean.data,
@@ -97,7 +97,7 @@ void enqueue_layer_norm_backward(const LayerContext<D>& on, In<T> x, In<T> w, In
 template <KernelDevice D, detail::KernelDtype T>
 void layer_norm_forward(const LayerContext<D>& on, In<T> x, In<T> w, In<T> b, Tensor<float> mean,
                         Tensor<float> rstd, Tensor<T> y) {
-  const std::size_t n = detail::width_of_rows(x), rows = detail::count_of_rows(x);
+  const std::size_t n = detail::width_of(x), rows = detail::rows_of(x);
   const bool aligned = detail::rows_are_aligned(n, x.data, w.data, b.data, y.data);
   detail::with_row_way<T>(n, aligned, [&]<class Way>(Way way) {
     detail::launch(on, reads(x, w, b), writes(mean, rstd, y), "start layer norm",
@@ -111,7 +111,7 @@ void layer_norm_forward(const LayerContext<D>& on, In<T> x, In<T> w, In<T> b, Te
 template <KernelDevice D, detail::KernelDtype T>
 void layer_norm_recompute(const LayerContext<D>& on, In<T> x, In<T> w, In<T> b, In<float> mean,
                           In<float> rstd, Tensor<T> y) {
-  const std::size_t n = detail::width_of_rows(x), rows = detail::count_of_rows(x);
+  const std::size_t n = detail::width_of(x), rows = detail::rows_of(x);
   const auto with = [&]<class Way>(Way way) {
     detail::launch(on, reads(x, w, b, mean, rstd), writes(y), "start layer norm again",
                    detail::grid_of_rows(way, rows), detail::normalize_rows_again<T, Way>, x.data,

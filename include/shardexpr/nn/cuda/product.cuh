@@ -28,7 +28,7 @@ struct CudaMatrix {
 /// A tensor as the matrix of its last axis by all others.
 template <class T>
 constexpr CudaMatrix<T> cuda_matrix(const Tensor<T>& t) {
-  return {t.data, count_of_rows(t), width_of_rows(t), width_of_rows(t)};
+  return {t.data, rows_of(t), width_of(t), width_of(t)};
 }
 
 /// One product, and what becomes of it: out = epilogue(alpha left right + beta base).
