@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 import report
 import text
@@ -312,32 +313,68 @@ def ours_alone(options, *arguments):
     return json.loads(seen.stdout)
 
 
-def take_turns(section, rounds, sides):
-    """`sides`: what to call, by name."""
+def take_turns(section, rounds, sides, pause=0):
+    """`sides`: what to call, by name. `pause`: seconds before each call, in which threads of the one
+    before go to sleep."""
     for _ in range(rounds):
         names = report.turned(list(sides), len(section["rounds"]))
-        seen = {name: sides[name]() for name in names}
+        seen = {}
+        for name in names:
+            time.sleep(pause)
+            seen[name] = sides[name]()
         section["rounds"].append({name: seen[name] for name in sides})
-    report.summarize_alone(section)
+
+
+class OursInTurns:
+    """peers_ours adamw, which does a pass for each line."""
+
+    def __init__(self, options, count, copy):
+        command = [f"{options.bin}/peers_ours", "adamw", str(count), "turns", *(["copy"] if copy else [])]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def one_pass(self):
+        self.process.stdin.write("pass\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            fail("peers_ours adamw left")
+        return {"seconds": json.loads(answer)["seconds"]}
+
+    def check(self):
+        answer = self.process.communicate()[0]
+        if self.process.returncode != 0:
+            fail(f"peers_ours adamw ended with {self.process.returncode}")
+        return json.loads(answer)["check"]
 
 
 def measure_optimizers(options, record, save):
-    counts, passes = ([100_000], 2) if options.quick else ([10_000_000, 50_000_000], 3)
+    """A pass each in turns, all three alive: the machine's states, which last for seconds, meet all."""
+    counts = [100_000] if options.quick else [10_000_000, 50_000_000]
+    turns = 2 if options.quick else 30 * options.rounds
     with Worker(options, "optimizers", [environment(options.python, 2)]) as worker:
         for count in counts:
             for copy in (False, True):
                 name = f"AdamW, {count // 1_000_000 or count / 1e6}M" + (", bf16 copy" if copy else "")
                 section = find_section(record, "optimizers", {"name": name, "apart_bound": 1e-5})
 
-                def theirs(which):
-                    return lambda: worker.order(
-                        {"which": which, "parameters": count, "copy": copy, "passes": passes})[0]
-
-                take_turns(section, options.rounds, {
-                    "shardexpr": lambda: ours_alone(options, "adamw", count, passes, *(["copy"] if copy else [])),
-                    "torch fused AdamW": theirs("torch"),
-                    "DeepSpeedCPUAdam": theirs("deepspeed"),
-                })
+                ours = OursInTurns(options, count, copy)
+                theirs = {"torch fused AdamW": "torch", "DeepSpeedCPUAdam": "deepspeed"}
+                for which in theirs.values():
+                    worker.order({"do": "make", "which": which, "parameters": count, "copy": copy})
+                sides = {"shardexpr": ours.one_pass}
+                for side, which in theirs.items():
+                    sides[side] = lambda which=which: worker.order({"do": "pass", "which": which})[0]
+                for one_pass in sides.values():
+                    one_pass()  # touches caches and pages
+                before = len(section["rounds"])
+                take_turns(section, turns, sides, pause=0.02)
+                checks = {"shardexpr": ours.check()}
+                for side, which in theirs.items():
+                    checks[side] = worker.order({"do": "drop", "which": which})[0]["check"]
+                for turn in section["rounds"][before:]:
+                    for side, check in checks.items():
+                        turn[side]["check"] = check
+                report.summarize_alone(section)
                 save()
     print(report.alone_table(record["optimizers"]), flush=True)
 
@@ -366,6 +403,7 @@ def measure_collectives(options, record, save):
                 if which == "all_gather":
                     sides["shardexpr, one buffer"] = ours("gather", mib)
                 take_turns(section, options.rounds, sides)
+                report.summarize_alone(section)
                 save()
     print(report.alone_table(record["collectives"]), flush=True)
 

@@ -5,7 +5,7 @@
     RANK=0 WORLD_SIZE=2 ... python worker.py collectives    one process a rank
 
 Reads orders from standard input, a line of JSON each, and answers each by a line of JSON; run.py
-writes them, so that turns can be taken with a process that lives on. The first pass of an order
+writes them, so that turns can be taken with a process that lives on. The first pass of collectives
 touches caches and pages; it is run and not counted.
 """
 import json
@@ -17,29 +17,47 @@ import torch
 import torch.distributed as dist
 
 
-def optimizer_passes(order):
+class Optimizer:
     """AdamW on one flat array, with gradients in fp32. `copy`: parameters in bf16 are written, too,
     after the update, as there is no call that does both."""
-    count = order["parameters"]
-    p = torch.nn.Parameter(torch.ones(count))
-    p.grad = (torch.arange(count) % 7).to(torch.float32) + 0.5
-    copy = torch.zeros(count, dtype=torch.bfloat16) if order["copy"] else None
-    options = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
-    if order["which"] == "deepspeed":
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        optimizer = DeepSpeedCPUAdam([p], adamw_mode=True, **options)
-    else:
-        optimizer = torch.optim.AdamW([p], fused=True, **options)
-    seconds = []
-    for i in range(order["passes"] + 1):
+    def __init__(self, which, count, copy):
+        self.p = torch.nn.Parameter(torch.ones(count))
+        self.p.grad = (torch.arange(count) % 7).to(torch.float32) + 0.5
+        self.copy = torch.zeros(count, dtype=torch.bfloat16) if copy else None
+        options = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+        if which == "deepspeed":
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            self.optimizer = DeepSpeedCPUAdam([self.p], adamw_mode=True, **options)
+        else:
+            self.optimizer = torch.optim.AdamW([self.p], fused=True, **options)
+
+    def seconds_of_a_pass(self):
         start = time.perf_counter()
-        optimizer.step()
-        if copy is not None:
-            copy.copy_(p.detach())
-        if i != 0:
-            seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "check": p.detach().double().mean().item()}
+        self.optimizer.step()
+        if self.copy is not None:
+            self.copy.copy_(self.p.detach())
+        return time.perf_counter() - start
+
+    def check(self):
+        return self.p.detach().double().mean().item()
+
+
+def optimizer_turns():
+    """Answers `make`, then `pass` as often as it is asked for, then `drop`, which tells the check."""
+    held = {}
+
+    def answer(order):
+        which = order["which"]
+        if order["do"] == "make":
+            held[which] = Optimizer(which, order["parameters"], order["copy"])
+            return {}
+        if order["do"] == "pass":
+            return {"seconds": [held[which].seconds_of_a_pass()]}
+        return {"check": held.pop(which).check()}
+
+    return answer
 
 
 def collective_passes(order):
@@ -69,7 +87,7 @@ def collective_passes(order):
 def main():
     if sys.argv[1] == "optimizers":
         torch.set_num_threads(2)
-        answer = optimizer_passes
+        answer = optimizer_turns()
     else:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
