@@ -90,16 +90,13 @@ class StepOrder {
   constexpr void end_after(const Pass& pass, std::size_t count, Actions& out) {
     now_ = before_;
     out.clear();
-    limit_ = count;
-    try {
-      append(pass, out);
-    } catch (const Ends&) {
-    }
-    limit_ = unlimited;
+    mark_ = count;
+    append(pass, out);
+    now_ = at_mark_;
+    mark_ = unlimited;
   }
 
  private:
-  struct Ends {};
   /// What holds between two actions.
   struct State {
     constexpr explicit State(std::size_t groups)
@@ -112,8 +109,8 @@ class StepOrder {
   };
 
   /// Comes before what the action changes in `now_`.
-  constexpr void add(Verb verb, std::size_t at, Actions& out) const {
-    if (out.size() == limit_) throw Ends{};
+  constexpr void add(Verb verb, std::size_t at, Actions& out) {
+    if (out.size() == mark_) at_mark_ = now_;
     out.push_back({verb, at});
   }
   constexpr void append(const Pass& pass, Actions& out) {
@@ -155,7 +152,7 @@ class StepOrder {
     close_reduced(now_.reducing.size(), out);
     release_all(out);
   }
-  constexpr void update(Actions& out) const {
+  constexpr void update(Actions& out) {
     for (std::size_t g = 0; g < layout_->group_count(); ++g) {
       if (layout_->group(g).gradients == 0) continue;
       add(Verb::update, g, out);
@@ -362,9 +359,10 @@ class StepOrder {
 
   const ModelLayout* layout_;
   OrderRules rules_;
-  State now_, before_{0};   // the pass that was written last
+  State now_, before_{0};   // before_: when the pass that was written last began
+  State at_mark_{0};        // when its action number mark_ was to be added
   std::vector<char> seen_;  // flags by group, of one look ahead
-  std::size_t limit_ = unlimited;
+  std::size_t mark_ = unlimited;
   std::size_t most_elements_ = 0, most_groups_ = 0;  // that one unit needs
 };
 
