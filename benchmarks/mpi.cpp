@@ -22,6 +22,7 @@
 #include <string_view>
 #include <vector>
 
+#include "context.hpp"
 #include "mpi_handwritten.hpp"
 #include "mpi_main.hpp"
 #include "mpi_turns.hpp"
@@ -410,5 +411,8 @@ SHARDEXPR_HIDDEN(true, BackwardPre, ForwardPrefetch<1>);
 }  // namespace shardexpr::benchmarks
 
 int main(int argc, char** argv) {
-  return shardexpr::benchmarks::main_of_all(argc, argv, [](int&, char**) { return true; });
+  return shardexpr::benchmarks::main_of_all(argc, argv, [](int&, char**) {
+    shardexpr::benchmarks::add_context();
+    return true;
+  });
 }
