@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "gpt_passes.hpp"
+#include "gpu_context.hpp"
 #include "rehearsal.hpp"
 #include "trace_overlap.hpp"
 #include "trainers_in_turns.hpp"
@@ -482,30 +483,11 @@ void offload_all_1500m(benchmark::State& state) { offload_all(state, gpt2_xl(16)
 SHARDEXPR_GPU_STEPS(offload_all_124m, 5);
 SHARDEXPR_GPU_STEPS(offload_all_1500m, 2);
 
-/// What the figures are of.
-void describe_machine() {
-  cudaDeviceProp properties{};
-  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) return;
-  int driver = 0, runtime = 0;
-  (void)cudaDriverGetVersion(&driver);
-  (void)cudaRuntimeGetVersion(&runtime);
-  benchmark::AddCustomContext("gpu", properties.name);
-  benchmark::AddCustomContext("cuda_driver", std::to_string(driver));
-  benchmark::AddCustomContext("cuda_runtime", std::to_string(runtime));
-}
-
 }  // namespace
 }  // namespace shardexpr::benchmarks
 
 int main(int argc, char** argv) {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    std::printf("SKIPPED: there is no GPU here: %s\n",
-                error == cudaSuccess ? "CUDA finds none" : cudaGetErrorString(error));
-    return 0;
-  }
-  shardexpr::benchmarks::describe_machine();
+  if (!shardexpr::benchmarks::describe_gpu()) return 0;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();

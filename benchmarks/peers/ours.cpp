@@ -2,11 +2,11 @@
 // Our side of benchmarks/peers: what train_gpt does not show, an optimizer alone and collectives
 // alone. Prints one line of JSON; peers/run.py takes turns with the same by PyTorch.
 //
-//   peers_ours adamw PARAMETERS PASSES|turns [copy]     two threads, each half of the parameters
+//   peers_ours adamw PARAMETERS [copy]             two threads, each half of the parameters
 //   peers_ours reduce_scatter|all_gather|gather|all_reduce MIB PASSES    two ranks, threads
 //
-// The first pass touches caches and pages; it is run and not counted. `turns`: a pass and its line
-// for each line of standard input, the first like any other, and the check when that ends.
+// adamw does a pass for each line of standard input and prints a line of it, and the check when
+// that ends. Of collectives the first pass touches caches and pages; it is run and not counted.
 #include <shardexpr/comm/threads.hpp>
 #include <shardexpr/core/dtype.hpp>
 #include <shardexpr/optim/adamw.hpp>
@@ -49,25 +49,20 @@ void print(const Seen& seen) {
   std::fflush(stdout);
 }
 
-/// The check is the mean of the parameters. In turns if there are 0 passes.
+/// The check is the mean of the parameters.
 template <class Compute>
-Seen adamw(std::size_t parameters, std::size_t passes) {
+Seen adamw(std::size_t parameters) {
   Seen seen;
   std::barrier turn{static_cast<std::ptrdiff_t>(ranks)};
   bool has_ended = false;  // written before the barrier, read behind it
   launch(ranks, [&](Threads& comm) {
     Part<AdamW, fp32, Compute> part{parameters / ranks};
-    const auto pass = [&] { return seconds_together(comm, part.context(), [&] { part.pass(); }); };
-    for (std::size_t i = 0; passes != 0 && i <= passes; ++i) {
-      const double seconds = pass();
-      if (comm.rank() == 0 && i != 0) seen.seconds.push_back(seconds);
-    }
-    while (passes == 0) {
+    for (;;) {
       std::string line;
       if (comm.rank() == 0) has_ended = !std::getline(std::cin, line);
       turn.arrive_and_wait();  // asleep: ranks that wait for each other would keep a core busy
       if (has_ended) break;
-      const double seconds = pass();
+      const double seconds = seconds_together(comm, part.context(), [&] { part.pass(); });
       if (comm.rank() == 0) print({{seconds}, 0});
     }
     if (comm.rank() != 0) return;
@@ -128,14 +123,13 @@ std::size_t number(const char* what, const char* text) {
 
 Seen measure(int argc, char** argv) {
   const std::string_view name = argc > 1 ? argv[1] : "";
-  const bool copies = argc == 5 && name == "adamw" && std::string_view{argv[4]} == "copy";
-  if (argc != 4 && !copies)
-    throw std::invalid_argument(
-        "say: adamw PARAMETERS PASSES|turns [copy], or a collective MIB PASSES");
-  const std::size_t size = number(name == "adamw" ? "PARAMETERS" : "MIB", argv[2]);
-  const bool in_turns = name == "adamw" && std::string_view{argv[3]} == "turns";
-  const std::size_t passes = in_turns ? 0 : number("PASSES", argv[3]);
-  if (name == "adamw") return copies ? adamw<bf16>(size, passes) : adamw<fp32>(size, passes);
+  const bool is_adamw = name == "adamw";
+  const bool copies = is_adamw && argc == 4 && std::string_view{argv[3]} == "copy";
+  if (argc != (is_adamw ? 3 : 4) && !copies)
+    throw std::invalid_argument("say: adamw PARAMETERS [copy], or a collective MIB PASSES");
+  const std::size_t size = number(is_adamw ? "PARAMETERS" : "MIB", argv[2]);
+  if (is_adamw) return copies ? adamw<bf16>(size) : adamw<fp32>(size);
+  const std::size_t passes = number("PASSES", argv[3]);
   for (std::string_view known : {"reduce_scatter", "all_gather", "gather", "all_reduce"})
     if (name == known) return collective(name, size, passes);
   throw std::invalid_argument("'" + std::string{name} +

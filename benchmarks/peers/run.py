@@ -329,7 +329,7 @@ class OursInTurns:
     """peers_ours adamw, which does a pass for each line."""
 
     def __init__(self, options, count, copy):
-        command = [f"{options.bin}/peers_ours", "adamw", str(count), "turns", *(["copy"] if copy else [])]
+        command = [f"{options.bin}/peers_ours", "adamw", str(count), *(["copy"] if copy else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def one_pass(self):

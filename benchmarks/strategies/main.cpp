@@ -17,6 +17,7 @@
 #if defined(STRATEGIES_OVER_MPI)
 #include "../mpi_main.hpp"
 #elif defined(STRATEGIES_OVER_NCCL)
+#include "../gpu_context.hpp"
 #include "nccl_ranks.hpp"
 #endif
 #include <benchmark/benchmark.h>
@@ -68,21 +69,12 @@ bool take_options(int& argc, char** argv) {
 }
 
 #if defined(STRATEGIES_OVER_NCCL)
-/// What the figures are of.
-/// Errors:  false, with a line, where there is no GPU.
+/// False, with a line, where there is no GPU.
 bool describe_gpus() {
-  if (gpu_count() == 0) {
-    std::printf("SKIPPED: there is no GPU here\n");
-    return false;
-  }
-  cudaDeviceProp properties{};
-  int driver = 0, nccl = 0;
-  (void)cudaGetDeviceProperties(&properties, 0);
-  (void)cudaDriverGetVersion(&driver);
+  if (!describe_gpu()) return false;
+  int nccl = 0;
   (void)ncclGetVersion(&nccl);
-  benchmark::AddCustomContext("gpu", properties.name);
   benchmark::AddCustomContext("gpus", std::to_string(gpu_count()));
-  benchmark::AddCustomContext("cuda_driver", std::to_string(driver));
   benchmark::AddCustomContext("nccl", std::to_string(nccl));
   return true;
 }

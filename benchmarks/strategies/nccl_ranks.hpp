@@ -2,14 +2,12 @@
 #pragma once
 // Ranks joined by NCCL: threads of this process, each with a GPU of its own.
 #include <shardexpr/comm/nccl.cuh>
+#include <shardexpr/comm/threads.hpp>
 #include <shardexpr/cuda.cuh>
 
 #include <algorithm>
-#include <barrier>
 #include <cstddef>
-#include <exception>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -29,33 +27,19 @@ inline std::vector<std::size_t> rank_counts(std::size_t gpus, bool needs_groups)
   return {std::min<std::size_t>(gpus, 2)};
 }
 
-/// Runs `body(comm)` in as many threads; throws what the first of them threw.
+/// Runs `body(comm)` in as many threads, whose `Threads` tell NCCL's id.
 template <class Body>
 void launch_nccl(std::size_t ranks, Body body) {
-  std::vector<std::byte> id;  // rank 0's, by which NCCL joins them
-  std::barrier shared{static_cast<std::ptrdiff_t>(ranks)};
-  const auto share = [&](std::size_t rank, std::span<std::byte> bytes) {
-    if (rank == 0) id.assign(bytes.begin(), bytes.end());
-    shared.arrive_and_wait();
-    std::copy(id.begin(), id.end(), bytes.begin());
-    shared.arrive_and_wait();  // it may be shared again
-  };
-  std::vector<std::exception_ptr> errors(ranks);
-  {
-    std::vector<std::jthread> threads;
-    for (std::size_t rank = 0; rank < ranks; ++rank)
-      threads.emplace_back([&, rank] {
-        try {
-          Nccl comm{static_cast<int>(rank), rank, ranks,
-                    [&](std::span<std::byte> bytes) { share(rank, bytes); }};
-          body(comm);
-        } catch (...) {
-          errors[rank] = std::current_exception();
-        }
-      });
-  }
-  for (const std::exception_ptr& error : errors)
-    if (error != nullptr) std::rethrow_exception(error);
+  launch(ranks, [&](Threads& threads) {
+    Cpu host;
+    Cpu::Stream stream;
+    const auto share = [&](std::span<std::byte> bytes) {
+      threads.broadcast(Context<Cpu>{host, stream}, bytes, 0);
+    };
+    const std::size_t rank = threads.rank();
+    Nccl comm{static_cast<int>(rank), rank, ranks, share};
+    body(comm);
+  });
 }
 
 }  // namespace shardexpr::benchmarks

@@ -65,7 +65,8 @@ class StoredModel {
         refuse(placed, "another tensor is the same parameter");
     }
     std::size_t found = 0;
-    for (const auto& [parameter, name] : own_parameters(layout)) {
+    const std::vector<OwnParameter> own = own_parameters(layout);
+    for (const auto& [parameter, name] : own) {
       const auto at = parameters_.find(name);
       if (at == parameters_.end())
         throw ConfigError(path_ + " has no tensor for the parameter " + shown(name) +
@@ -74,7 +75,7 @@ class StoredModel {
       ++found;
     }
     if (found != parameters_.size())
-      for (const auto& [name, placed] : parameters_) check_known(layout, name, placed);
+      for (const auto& [name, placed] : parameters_) check_known(own, name, placed);
     for (const auto& [placed, name] : copies) check_copy(placed, name);
   }
 
@@ -108,11 +109,10 @@ class StoredModel {
       refuse(placed, "its dtype is " + std::string{placed.tensor->dtype.name} +
                          "; a model is read from F32, BF16 or F16");
   }
-  template <class M>
-  void check_known(const Layout<M>& layout, const std::string& name,
+  void check_known(const std::vector<OwnParameter>& own, const std::string& name,
                    const PlacedTensor& placed) const {
-    bool is_known = false;
-    for (const OwnParameter& own : own_parameters(layout)) is_known = is_known || own.name == name;
+    const bool is_known =
+        std::any_of(own.begin(), own.end(), [&](const auto& known) { return known.name == name; });
     if (!is_known) refuse(placed, "the model has no such parameter");
   }
   /// Cost:  reads both once, 64 KiB at a time.

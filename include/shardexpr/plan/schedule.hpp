@@ -7,7 +7,6 @@
 #include <shardexpr/policy/rules.hpp>
 
 #include <cstddef>
-#include <utility>
 #include <vector>
 
 namespace shardexpr {

@@ -75,11 +75,8 @@ void multiply_converted(const Left& a, const Right& b, const Rows<C>& c, float f
 /// A product that `is_native_product`.
 template <Into into, class Left, class Right, class C>
 void multiply_native(C factor, const Left& a, const Right& b, const Rows<C>& c) {
-  const auto& left = stored(a);
-  const auto& right = stored(b);
-  native_product<C>(factor, {left.data, left.stride, Left::is_transposed},
-                    {right.data, right.stride, Right::is_transposed}, c,
-                    Left::is_transposed ? left.rows : left.columns, into == Into::add);
+  const Product<C, C> of = product_of<into>(a, b, c, 1, nullptr);  // `factor` may be a double
+  native_product<C>(factor, of.a, of.b, c, of.k, of.adds);
 }
 
 /// c = a b or c += a b.
