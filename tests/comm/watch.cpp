@@ -8,12 +8,15 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "../support/scratch.hpp"
 #include "free_port.hpp"
 #include <doctest/doctest.h>
 #include <sys/mman.h>
@@ -38,8 +41,13 @@ class Quiet : public detail::Watched {
   using Watched::Watched;
   std::atomic<std::uint64_t> begun{0}, ended{0};
   std::atomic<bool> is_aborted{false}, is_broken{false}, is_left{false};
+  std::function<void()> when_asked{[] {}};
 
-  Progress progress() const { return {begun, ended}; }
+  Progress progress() const {
+    const Progress now{begun, ended};
+    when_asked();
+    return now;
+  }
   Error error() {
     if (is_broken) return {"the cable is out", false};
     if (is_left) return {"a peer is gone", true};
@@ -264,6 +272,29 @@ TEST_CASE("what came of a peer's trouble gives way to the reason that the peer h
   for (const std::size_t rank : {0, 1})
     CHECK(texts[rank].starts_with("rank " + std::to_string(rank) +
                                   ": barrier #3 of world in rank 1: a peer is gone"));
+}
+
+TEST_CASE("message and record of the calls say the same, also while calls begin and end") {
+  const Alarm alarm;
+  const Scratch folder;
+  const auto quiet = std::make_shared<Quiet>("world");
+  Watch watch{0, {}, milliseconds{60'000}, folder.path()};
+  quiet->pass(1);
+  quiet->call(2);
+  quiet->when_asked = [&world = *quiet] { world.ended = world.ended == 1 ? 2 : 1; };
+  watch.add(quiet);
+  watch.fail("no more data");
+  const std::string said = Member{0, watch, *quiet}.await_failure();
+  std::ifstream file{folder / "shardexpr-calls.rank-0.txt"};
+  const std::string record{std::istreambuf_iterator<char>{file}, {}};
+  CAPTURE(said);
+  CAPTURE(record);
+  CHECK(said.starts_with("rank 0: no more data"));
+  CHECK(record.starts_with("rank 0: no more data"));
+  CHECK(record.find("barrier #2") != std::string::npos);
+  CHECK((said.find("; barrier #2 of world was under way here") != std::string::npos) ==
+        (record.find("barrier #2: under way") != std::string::npos));
+  watch.remove(*quiet);
 }
 
 TEST_CASE("calls that go on are left alone") {

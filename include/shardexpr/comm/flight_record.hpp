@@ -16,12 +16,12 @@ class FlightRecord {
  public:
   static constexpr std::size_t kept = 256;  // of a communicator
 
-  /// In `directory`, which is there.
+  /// In `directory`, which is there. `why` says whose rank it is.
   FlightRecord(const std::string& directory, std::size_t rank, const std::string& why)
       : path_{directory + "/shardexpr-calls.rank-" + std::to_string(rank) + ".txt"},
         file_{std::fopen(path_.c_str(), "w")},
         error_{file_ == nullptr ? errno : 0} {
-    line("rank " + std::to_string(rank) + ": " + why);
+    line(why);
   }
   FlightRecord(const FlightRecord&) = delete;
   FlightRecord& operator=(const FlightRecord&) = delete;
@@ -29,9 +29,7 @@ class FlightRecord {
     if (file_ != nullptr) std::fclose(file_);
   }
 
-  template <class Channel>
-  void add(const Channel& channel) {
-    const Watched::Progress progress = channel.progress();
+  void add(const Watched& channel, const Watched::Progress& progress) {
     const auto now = CallLog::Clock::now();
     line(channel.name() + ", seconds before this was written:");
     channel.log().for_each_last(kept, [&](const Call& call, CallLog::Clock::time_point at) {

@@ -310,25 +310,24 @@ class Watch {
     std::string whole = "rank " + std::to_string(rank_) + ": " + text;
     {
       const std::scoped_lock lock{mutex_};
-      for (const Entry& entry : watched_) {
-        const Watched::Progress progress = entry.watched->progress();
-        if (progress.begun == progress.ended) continue;
-        const std::string call =
-            entry.watched->log().text(progress.begun) + " of " + entry.watched->name();
+      // Asked once: the message and the record say the same while calls go on.
+      std::vector<Watched::Progress> progress;
+      for (const Entry& entry : watched_) progress.push_back(entry.watched->progress());
+      for (std::size_t i = 0; i < watched_.size(); ++i) {
+        if (progress[i].begun == progress[i].ended) continue;
+        const Channel& watched = *watched_[i].watched;
+        const std::string call = watched.log().text(progress[i].begun) + " of " + watched.name();
         if (text.find(call) == std::string::npos) whole += "; " + call + " was under way here";
       }
+      if (!record_.empty()) {
+        FlightRecord record{record_, rank_, whole};
+        for (std::size_t i = 0; i < watched_.size(); ++i)
+          record.add(*watched_[i].watched, progress[i]);
+        whole += record.close();
+      }
     }
-    if (!record_.empty()) whole += this->record(whole);
     failure_->set(whole);
     abort_all();
-  }
-  std::string record(const std::string& why) {
-    FlightRecord record{record_, rank_, why};
-    {
-      const std::scoped_lock lock{mutex_};
-      for (const Entry& entry : watched_) record.add(*entry.watched);
-    }
-    return record.close();
   }
   /// Each in a thread: one that waits for the device would wait for the others.
   void abort_all() noexcept {
