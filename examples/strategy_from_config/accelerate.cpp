@@ -194,21 +194,23 @@ void Accelerate::judge_deepspeed_block() {
          "nvme; here it is the disk");
 
   const std::string clip_key = block + "gradient_clipping";
-  if (keys.is_auto(clip_key)) {
-    to.rule("\"auto\" of gradient_clipping is 1, what transformers and Accelerate fill in");
+  if (const Node* const clip = keys.node(clip_key);
+      clip != nullptr && clip->kind == Node::Kind::text && clip->text == "none") {
+    say(clip_key, unsupported, "Accelerate refuses the word; give a number, or auto, which is 1");
+  } else {
+    const auto norm = keys.number(clip_key);
     d.clipping = Clipping::norm;
-    to.values.clip = 1;
-    say(clip_key, taken, "ClipNorm; auto: max_norm is 1");
-  } else if (const Node* const clip = keys.node(clip_key);
-             clip != nullptr && clip->kind == Node::Kind::text && clip->text == "none") {
-    say(clip_key, standard, "no clipping");
-  } else if (const auto norm = keys.number(clip_key)) {
-    if (*norm > 0) {
-      d.clipping = Clipping::norm;
-      to.values.clip = *norm;
+    to.values.clip = norm && *norm > 0 ? *norm : 1;
+    if (!norm) {
+      to.rule("gradient_clipping that is \"auto\" or left out is 1, what Accelerate fills in");
+      if (keys.is_auto(clip_key)) say(clip_key, taken, "ClipNorm; auto: max_norm is 1");
+    } else if (*norm > 0) {
+      say(clip_key, taken, "ClipNorm; the value is clipping.max_norm");
+    } else {
+      const std::string what = "Accelerate leaves 0 out, and DeepSpeed 0.19 makes 1 of that";
+      say(clip_key, ignored, what);
+      warn(clip_key + ": " + what + "; a deepspeed_config_file can say 0");
     }
-    say(clip_key, *norm > 0 ? taken : standard,
-        *norm > 0 ? "ClipNorm; the value is clipping.max_norm" : "0: no clipping");
   }
   const std::string steps_key = block + "gradient_accumulation_steps";
   const auto steps = keys.count(steps_key);

@@ -217,22 +217,18 @@ void DeepSpeed::judge_communication() {
 }
 
 void DeepSpeed::judge_clipping() {
-  if (keys.is_auto("gradient_clipping")) {
-    to.rule("\"auto\" of gradient_clipping is 1, what transformers and Accelerate fill in");
-    to.strategy.clipping = Clipping::norm;
-    to.values.clip = 1;
-    return say("gradient_clipping", taken, "ClipNorm; auto: max_norm is 1");
-  }
-  const auto norm = keys.number("gradient_clipping");
-  if (!norm) {
-    if (!keys.has("gradient_clipping"))
-      to.rule("gradient_clipping left out is no clipping; DeepSpeed 0.19 has made 1 of it");
-    return;
-  }
-  if (*norm == 0) return say("gradient_clipping", standard, "0: no clipping");
+  const std::string key = "gradient_clipping";
+  const auto norm = keys.number(key);
+  if (norm && *norm == 0) return say(key, standard, "0: no clipping");
   to.strategy.clipping = Clipping::norm;
-  to.values.clip = *norm;
-  say("gradient_clipping", taken, "ClipNorm; the value is clipping.max_norm");
+  to.values.clip = norm.value_or(1);
+  if (keys.is_auto(key))
+    to.rule("\"auto\" of gradient_clipping is 1, what transformers and Accelerate fill in");
+  else if (!norm)
+    to.rule("gradient_clipping left out is 1, as since DeepSpeed 0.19; 0 is no clipping");
+  if (norm || keys.is_auto(key))
+    say(key, taken,
+        norm ? "ClipNorm; the value is clipping.max_norm" : "ClipNorm; auto: max_norm is 1");
 }
 
 void DeepSpeed::judge_batches() {

@@ -207,8 +207,8 @@ TEST_CASE("the guide's rows of precision hold for files") {
                             "\ndeepspeed_config:\n  zero_stage: 3\n",
                         settings));
   };
-  CHECK(zero("bf16") == "FullShard, AdamW, MixedPrecision<bf16, bf16>");
-  CHECK(zero("'no'") == "FullShard, AdamW, FullPrecision");
+  CHECK(zero("bf16") == "FullShard, ClipNorm, AdamW, MixedPrecision<bf16, bf16>");
+  CHECK(zero("'no'") == "FullShard, ClipNorm, AdamW, FullPrecision");
   // Loss scales: GradScaler's under FSDP, DeepSpeed's under DeepSpeed.
   CHECK(yaml("distributed_type: FSDP\nmixed_precision: fp16\n").values.growth_interval == 2000);
   CHECK(yaml("distributed_type: DEEPSPEED\nmixed_precision: fp16\n").values.growth_interval ==
@@ -242,25 +242,45 @@ TEST_CASE("a deepspeed block") {
   const auto of = [](const std::string& lines) {
     return yaml("distributed_type: DEEPSPEED\ndeepspeed_config:\n" + lines);
   };
-  CHECK(outcome(of("  zero3_init_flag: false\n")) == "ShardGradOp, AdamW, FullPrecision");
+  CHECK(outcome(of("  zero3_init_flag: false\n")) == "ShardGradOp, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(of("  zero_stage: 3\n  offload_optimizer_device: cpu\n"
                    "  offload_param_device: nvme\n  offload_param_nvme_path: /disk\n")) ==
-        "FullShard, Offload<OnNvme, OnHost>, AdamW, FullPrecision");
+        "FullShard, Offload<OnNvme, OnHost>, ClipNorm, AdamW, FullPrecision");
   CHECK(of("  zero_stage: 3\n  offload_param_device: nvme\n  offload_param_nvme_path: /disk\n")
             .values.nvme_directory == "/disk");
   CHECK(outcome(of("  zero_stage: 2\n  offload_param_device: cpu\n")) ==
-        "ShardGradOp, AdamW, FullPrecision");
+        "ShardGradOp, ClipNorm, AdamW, FullPrecision");
   CHECK(warns(of("  zero_stage: 2\n  offload_param_device: cpu\n"), "without effect"));
   CHECK(outcome(of("  zero_stage: 1\n  gradient_accumulation_steps: 4\n"
                    "  gradient_clipping: 1.0\n")) ==
         "ShardOptimizer, ReduceAtEnd, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(of("  zero_stage: 2\n  gradient_accumulation_steps: 4\n")) ==
-        "ShardGradOp, AdamW, FullPrecision");
+        "ShardGradOp, ClipNorm, AdamW, FullPrecision");
   CHECK(of("  zero_stage: 3\n  zero3_save_16bit_model: true\n").values.checkpoint == "full");
   CHECK(verdict(of("  zero_stage: 2\n  zero3_save_16bit_model: true\n"),
                 "deepspeed_config.zero3_save_16bit_model") == Verdict::ignored);
   CHECK_FALSE(of("  deepspeed_moe_layer_cls_names: Expert\n").is_supported());
   CHECK_FALSE(of("  zero_stages: 2\n").is_supported());
+}
+
+TEST_CASE("a deepspeed block clips at 1 where it says nothing else, and cannot say that none is") {
+  const auto of = [](const char* line) {
+    return yaml("distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero_stage: 2\n" +
+                std::string{line});
+  };
+  const std::string key = "deepspeed_config.gradient_clipping";
+  for (const char* line : {"", "  gradient_clipping:\n", "  gradient_clipping: auto\n",
+                           "  gradient_clipping: 0.0\n"}) {
+    CAPTURE(std::string{line});
+    CHECK(outcome(of(line)) == "ShardGradOp, ClipNorm, AdamW, FullPrecision");
+    CHECK(of(line).values.clip == 1);
+  }
+  CHECK(of("  gradient_clipping: 0.25\n").values.clip == 0.25);
+  CHECK(verdict(of("  gradient_clipping: auto\n"), key) == Verdict::taken);
+  CHECK(verdict(of("  gradient_clipping: 0\n"), key) == Verdict::ignored);
+  CHECK(warns(of("  gradient_clipping: 0\n"), key + ": Accelerate leaves 0 out"));
+  CHECK(outcome(of("  gradient_clipping: none\n")) ==
+        "ShardGradOp, AdamW, FullPrecision; not " + key);
 }
 
 TEST_CASE("a deepspeed_config_file is read, from a root, and nothing may stand beside it") {
@@ -273,15 +293,15 @@ TEST_CASE("a deepspeed_config_file is read, from a root, and nothing may stand b
       "distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config:\n"
       "  deepspeed_config_file: zero.json\n";
   const Judgement read = yaml(head, settings);
-  CHECK(outcome(read) == "ShardOptimizer, AdamW, FullPrecision");
+  CHECK(outcome(read) == "ShardOptimizer, ClipNorm, AdamW, FullPrecision");
   CHECK(read.rows.back().key == "zero_optimization.stage");
   CHECK(read.rows.back().file == json_path);
   CHECK(read.rows.back().line == 2);
   CHECK(read.values.ranks == 4);
   CHECK(outcome(yaml(head + "mixed_precision: bf16\n", settings)) ==
-        "ShardOptimizer, AdamW, FullPrecision; not mixed_precision");
+        "ShardOptimizer, ClipNorm, AdamW, FullPrecision; not mixed_precision");
   CHECK(outcome(yaml(head + "  zero_stage: 3\n", settings)) ==
-        "ShardOptimizer, AdamW, FullPrecision; not deepspeed_config.zero_stage");
+        "ShardOptimizer, ClipNorm, AdamW, FullPrecision; not deepspeed_config.zero_stage");
   settings.root += "/elsewhere";
   CHECK_FALSE(yaml(head, settings).is_supported());
   std::ofstream{json_path} << "{\"zero_optimization\":";

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // DeepSpeed's JSON: the strategy that trains as it does, and one verdict for each key.
+#include <algorithm>
 #include <string>
 
 #include "judged.hpp"
@@ -10,51 +11,52 @@ using from_config::Dtype;
 using from_config::Schedule;
 
 TEST_CASE("stages") {
-  CHECK(outcome(json("{\"a_comment\": null}")) == "NoShard, AdamW, FullPrecision");
-  CHECK(outcome(json(zero("", 0))) == "NoShard, AdamW, FullPrecision");
-  CHECK(outcome(json(zero("", 1))) == "ShardOptimizer, AdamW, FullPrecision");
-  CHECK(outcome(json(zero("", 2))) == "ShardGradOp, AdamW, FullPrecision");
-  CHECK(outcome(json(zero("", 3))) == "FullShard, AdamW, FullPrecision");
+  CHECK(outcome(json("{\"a_comment\": null}")) == "NoShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(json(zero("", 0))) == "NoShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(json(zero("", 1))) == "ShardOptimizer, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(json(zero("", 2))) == "ShardGradOp, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(json(zero("", 3))) == "FullShard, ClipNorm, AdamW, FullPrecision");
   CHECK(json_refusal(zero("", 4)) == "ds.json:1: zero_optimization.stage: there are stages 0 to 3");
   CHECK(json_refusal(zero("", -1)) ==
         "ds.json:1: zero_optimization.stage: -1 is negative; give at least 0");
   CHECK(outcome(json("{\"zero_optimization\": {\"stage\": [0, 1, 2]}}")) ==
-        "NoShard, AdamW, FullPrecision; not zero_optimization.stage");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not zero_optimization.stage");
   CHECK(outcome(json("{\"zero_optimization\": true}")) ==
-        "NoShard, AdamW, FullPrecision; not zero_optimization");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not zero_optimization");
 }
 
 TEST_CASE("precision is that of the 16-bit block, over fp32 whatever was loaded") {
   const auto of = [](const char* members) {
     return outcome(json("{" + std::string{members} + "}"));
   };
-  CHECK(of("\"bf16\": {\"enabled\": true}") == "NoShard, AdamW, MixedPrecision<bf16, bf16>");
+  CHECK(of("\"bf16\": {\"enabled\": true}") ==
+        "NoShard, ClipNorm, AdamW, MixedPrecision<bf16, bf16>");
   CHECK(of("\"fp16\": {\"enabled\": true}") ==
-        "NoShard, AdamW, MixedPrecision<fp16, fp16>, DynamicLossScale");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<fp16, fp16>, DynamicLossScale");
   CHECK(of("\"fp16\": {\"enabled\": true, \"loss_scale\": 128}") ==
-        "NoShard, AdamW, MixedPrecision<fp16, fp16>, StaticLossScale");
-  CHECK(of("\"bf16\": {\"enabled\": false}") == "NoShard, AdamW, FullPrecision");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<fp16, fp16>, StaticLossScale");
+  CHECK(of("\"bf16\": {\"enabled\": false}") == "NoShard, ClipNorm, AdamW, FullPrecision");
   CHECK(of("\"bf16\": {\"enabled\": true}, \"communication_data_type\": \"fp32\"") ==
-        "NoShard, AdamW, MixedPrecision<bf16, fp32>");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<bf16, fp32>");
   CHECK(of("\"communication_data_type\": \"bf16\"") ==
-        "NoShard, AdamW, MixedPrecision<fp32, bf16>");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<fp32, bf16>");
   CHECK(of("\"bf16\": {\"enabled\": true}, \"communication_data_type\": \"fp16\"") ==
-        "NoShard, AdamW, MixedPrecision<bf16, bf16>; not communication_data_type");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<bf16, bf16>; not communication_data_type");
   CHECK(of("\"communication_data_type\": \"fp16\"") ==
-        "NoShard, AdamW, FullPrecision; not communication_data_type");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not communication_data_type");
   CHECK(of("\"bf16\": {\"enabled\": true}, \"fp16\": {\"enabled\": true}") ==
-        "NoShard, AdamW, MixedPrecision<fp16, fp16>, DynamicLossScale; not bf16.enabled");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<fp16, fp16>, DynamicLossScale; not bf16.enabled");
   CHECK(of("\"bf16\": {\"enabled\": true, \"bf16_master_weights_and_grads\": true}") ==
-        "NoShard, AdamW, Precision<bf16, bf16, bf16, fp32>");
+        "NoShard, ClipNorm, AdamW, Precision<bf16, bf16, bf16, fp32>");
   CHECK(of("\"bf16\": {\"enabled\": true, \"bf16_master_weights_and_grads\": true, "
            "\"bf16_optimizer_states\": true}") ==
-        "NoShard, AdamW, Precision<bf16, bf16, bf16, bf16>");
+        "NoShard, ClipNorm, AdamW, Precision<bf16, bf16, bf16, bf16>");
   CHECK(of("\"bf16\": {\"enabled\": true, \"bf16_optimizer_states\": true}") ==
-        "NoShard, AdamW, MixedPrecision<bf16, bf16>; not bf16.bf16_optimizer_states");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<bf16, bf16>; not bf16.bf16_optimizer_states");
   CHECK(of("\"torch_autocast\": {\"enabled\": true}") ==
-        "NoShard, AdamW, FullPrecision; not torch_autocast.enabled");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not torch_autocast.enabled");
   CHECK(of("\"torch_autocast\": {\"enabled\": false, \"dtype\": \"bf16\"}") ==
-        "NoShard, AdamW, FullPrecision");
+        "NoShard, ClipNorm, AdamW, FullPrecision");
   CHECK(json_refusal("{\"bf16\": {\"enabled\": \"true\"}}") ==
         "ds.json:1: bf16.enabled: 'true' is a text; give true or false, without quotes");
   CHECK(json_refusal("{\"bf16\": {\"enabled\": 1}}") ==
@@ -110,12 +112,12 @@ TEST_CASE("fp16: values of the loss scale are DeepSpeed's") {
 TEST_CASE("auto of the 16-bit blocks is an option's") {
   const std::string both = "{\"fp16\": {\"enabled\": \"auto\"}, \"bf16\": {\"enabled\": \"auto\"}}";
   Settings settings;
-  CHECK(pack(json(both, settings)) == "NoShard, AdamW, FullPrecision");
+  CHECK(pack(json(both, settings)) == "NoShard, ClipNorm, AdamW, FullPrecision");
   settings.mixed_precision = "bf16";
-  CHECK(pack(json(both, settings)) == "NoShard, AdamW, MixedPrecision<bf16, bf16>");
+  CHECK(pack(json(both, settings)) == "NoShard, ClipNorm, AdamW, MixedPrecision<bf16, bf16>");
   settings.mixed_precision = "fp16";
   CHECK(pack(json(both, settings)) ==
-        "NoShard, AdamW, MixedPrecision<fp16, fp16>, DynamicLossScale");
+        "NoShard, ClipNorm, AdamW, MixedPrecision<fp16, fp16>, DynamicLossScale");
   CHECK(json(both, settings).rules.size() == 4);
 }
 
@@ -126,18 +128,18 @@ TEST_CASE("offload: where state may lie, by stage") {
   const char* const both =
       "\"offload_optimizer\": {\"device\": \"cpu\"}, "
       "\"offload_param\": {\"device\": \"cpu\"}";
-  CHECK(of(both, 3) == "FullShard, OffloadAll, AdamW, FullPrecision");
-  CHECK(of(both, 2) == "ShardGradOp, Offload<OnDevice, OnHost>, AdamW, FullPrecision");
-  CHECK(of(both, 1) == "ShardOptimizer, Offload<OnDevice, OnHost>, AdamW, FullPrecision");
-  CHECK(of(both, 0) == "NoShard, AdamW, FullPrecision");
+  CHECK(of(both, 3) == "FullShard, OffloadAll, ClipNorm, AdamW, FullPrecision");
+  CHECK(of(both, 2) == "ShardGradOp, Offload<OnDevice, OnHost>, ClipNorm, AdamW, FullPrecision");
+  CHECK(of(both, 1) == "ShardOptimizer, Offload<OnDevice, OnHost>, ClipNorm, AdamW, FullPrecision");
+  CHECK(of(both, 0) == "NoShard, ClipNorm, AdamW, FullPrecision");
   CHECK(warns(json(zero(both, 2)), "offload_param.device: without effect"));
   CHECK(warns(json(zero(both, 0)), "offload_optimizer.device: without effect"));
   CHECK(verdict(json(zero(both, 2)), "zero_optimization.offload_param.device") == Verdict::ignored);
   CHECK(of("\"offload_optimizer\": {\"device\": \"none\", \"pin_memory\": true}", 3) ==
-        "FullShard, AdamW, FullPrecision");
-  CHECK(of("\"offload_optimizer\": null", 3) == "FullShard, AdamW, FullPrecision");
+        "FullShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(of("\"offload_optimizer\": null", 3) == "FullShard, ClipNorm, AdamW, FullPrecision");
   CHECK(of("\"cpu_offload\": true", 2) ==
-        "ShardGradOp, Offload<OnDevice, OnHost>, AdamW, FullPrecision");
+        "ShardGradOp, Offload<OnDevice, OnHost>, ClipNorm, AdamW, FullPrecision");
   CHECK(json_refusal(zero("\"offload_optimizer\": {\"device\": \"gpu\"}")) ==
         "ds.json:1: zero_optimization.offload_optimizer.device: 'gpu' is none of none, cpu, nvme, "
         "auto");
@@ -145,15 +147,16 @@ TEST_CASE("offload: where state may lie, by stage") {
   const char* const disk =
       "\"sub_group_size\": 1e8, \"offload_optimizer\": {\"device\": \"nvme\", \"nvme_path\": "
       "\"/disk\", \"pipeline_read\": true, \"buffer_count\": 4}";
-  CHECK(of(disk, 3) == "FullShard, Offload<OnDevice, OnNvmeBy<99975168>>, AdamW, FullPrecision");
+  CHECK(of(disk, 3) ==
+        "FullShard, Offload<OnDevice, OnNvmeBy<99975168>>, ClipNorm, AdamW, FullPrecision");
   CHECK(json(zero(disk)).values.nvme_directory == "/disk");
-  CHECK(of(disk, 2) == "ShardGradOp, Offload<OnDevice, OnNvme>, AdamW, FullPrecision");
+  CHECK(of(disk, 2) == "ShardGradOp, Offload<OnDevice, OnNvme>, ClipNorm, AdamW, FullPrecision");
   CHECK(warns(json(zero(disk, 2)), "below stage 3 DeepSpeed takes the host's memory"));
   CHECK(warns(json(zero("\"offload_param\": {\"device\": \"nvme\"}")), "without nvme_path"));
   CHECK(of("\"offload_param\": {\"device\": \"nvme\", \"nvme_path\": \"/a\"}, "
            "\"offload_optimizer\": {\"device\": \"nvme\", \"nvme_path\": \"/b\"}",
            3) ==
-        "FullShard, Offload<OnNvme, OnNvme>, AdamW, FullPrecision; not "
+        "FullShard, Offload<OnNvme, OnNvme>, ClipNorm, AdamW, FullPrecision; not "
         "zero_optimization.offload_optimizer.nvme_path");
 
   const auto ratio = [&](const char* value, int stage = 3) {
@@ -161,10 +164,12 @@ TEST_CASE("offload: where state may lie, by stage") {
         "\"offload_optimizer\": {\"device\": \"cpu\", \"ratio\": " + std::string{value} + "}";
     return of(member.c_str(), stage);
   };
-  CHECK(ratio("0.3") == "FullShard, Offload<OnDevice, Partly<3, 10>>, AdamW, FullPrecision");
-  CHECK(ratio("1.0") == "FullShard, Offload<OnDevice, OnHost>, AdamW, FullPrecision");
-  CHECK(ratio("0") == "FullShard, AdamW, FullPrecision");
-  CHECK(ratio("0.5", 2) == "ShardGradOp, Offload<OnDevice, OnHost>, AdamW, FullPrecision");
+  CHECK(ratio("0.3") ==
+        "FullShard, Offload<OnDevice, Partly<3, 10>>, ClipNorm, AdamW, FullPrecision");
+  CHECK(ratio("1.0") == "FullShard, Offload<OnDevice, OnHost>, ClipNorm, AdamW, FullPrecision");
+  CHECK(ratio("0") == "FullShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(ratio("0.5", 2) ==
+        "ShardGradOp, Offload<OnDevice, OnHost>, ClipNorm, AdamW, FullPrecision");
   CHECK_FALSE(
       json_refusal(zero("\"offload_optimizer\": {\"device\": \"cpu\", \"ratio\": 1.5}")).empty());
 }
@@ -175,40 +180,40 @@ TEST_CASE("thresholds of stage 3 are policies, and below it without effect") {
       "\"stage3_prefetch_bucket_size\": 5e7, \"stage3_max_reuse_distance\": 1e8";
   CHECK(outcome(json(zero(all))) ==
         "FullShard, PersistBelow<100000>, MaxLive<1000000000>, PrefetchBucket<50000000>, "
-        "ReuseWithin<100000000>, AdamW, FullPrecision");
-  CHECK(outcome(json(zero(all, 2))) == "ShardGradOp, AdamW, FullPrecision");
+        "ReuseWithin<100000000>, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(json(zero(all, 2))) == "ShardGradOp, ClipNorm, AdamW, FullPrecision");
   CHECK(json(zero(all, 2)).warnings.size() == 4);
   CHECK(verdict(json(zero(all, 2)), "zero_optimization.stage3_max_reuse_distance") ==
         Verdict::ignored);
   // By the names of the fields.
   CHECK(outcome(json(zero("\"max_live_parameters\": 7, \"max_reuse_distance\": 0"))) ==
-        "FullShard, MaxLive<7>, AdamW, FullPrecision");
+        "FullShard, MaxLive<7>, ClipNorm, AdamW, FullPrecision");
   // Nothing is gathered ahead: nothing to bound.
   CHECK(outcome(json(zero("\"stage3_prefetch_bucket_size\": 0, "
                           "\"stage3_max_live_parameters\": 100"))) ==
-        "FullShard, BackwardNone, AdamW, FullPrecision");
+        "FullShard, BackwardNone, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(json(zero("\"stage3_max_live_parameters\": 0"))) ==
-        "FullShard, BackwardNone, AdamW, FullPrecision");
+        "FullShard, BackwardNone, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(json(zero("\"stage3_prefetch_bucket_size\": 0, \"stage3_max_live_parameters\": 9, "
                           "\"stage3_max_reuse_distance\": 5"))) ==
-        "FullShard, BackwardNone, MaxLive<9>, ReuseWithin<5>, AdamW, FullPrecision");
+        "FullShard, BackwardNone, MaxLive<9>, ReuseWithin<5>, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(json(zero("\"stage3_param_persistence_threshold\": 1"))) ==
-        "FullShard, AdamW, FullPrecision");
+        "FullShard, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(json(zero("\"stage3_param_persistence_threshold\": 10, "
                           "\"stage3_model_persistence_threshold\": 0"))) ==
-        "FullShard, AdamW, FullPrecision");
+        "FullShard, ClipNorm, AdamW, FullPrecision");
   CHECK(outcome(json(zero("\"stage3_param_persistence_threshold\": 10, "
                           "\"stage3_model_persistence_threshold\": 100"))) ==
-        "FullShard, PersistBelow<10>, AdamW, FullPrecision; not "
+        "FullShard, PersistBelow<10>, ClipNorm, AdamW, FullPrecision; not "
         "zero_optimization.stage3_model_persistence_threshold");
   const char* const open =
       "\"stage3_param_persistence_threshold\": \"auto\", "
       "\"stage3_prefetch_bucket_size\": \"auto\", \"reduce_bucket_size\": \"auto\"";
-  CHECK(outcome(json(zero(open))) == "FullShard, AdamW, FullPrecision");
+  CHECK(outcome(json(zero(open))) == "FullShard, ClipNorm, AdamW, FullPrecision");
   Settings settings;
   settings.hidden_size = 1000;
   CHECK(outcome(json(zero(open), settings)) ==
-        "FullShard, PersistBelow<10000>, AdamW, FullPrecision");
+        "FullShard, PersistBelow<10000>, ClipNorm, AdamW, FullPrecision");
   CHECK(json_refusal(zero("\"stage3_max_live_parameters\": 1e300")) ==
         "ds.json:1: zero_optimization.stage3_max_live_parameters: 1e300 is too large; give at most "
         "2^53");
@@ -223,36 +228,41 @@ TEST_CASE("hpZ, MiCS and quantized collectives") {
     if (ranks != 0) settings.ranks = ranks;
     return outcome(json(zero(members, stage), settings));
   };
-  CHECK(of("\"zero_hpz_partition_size\": 4") == "FullShard, ReshardTo<4>, AdamW, FullPrecision");
-  CHECK(of("\"zero_hpz_partition_size\": 1") == "FullShard, AdamW, FullPrecision");
-  CHECK(of("\"zero_hpz_partition_size\": 4", 4) == "FullShard, AdamW, FullPrecision");
+  CHECK(of("\"zero_hpz_partition_size\": 4") ==
+        "FullShard, ReshardTo<4>, ClipNorm, AdamW, FullPrecision");
+  CHECK(of("\"zero_hpz_partition_size\": 1") == "FullShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(of("\"zero_hpz_partition_size\": 4", 4) == "FullShard, ClipNorm, AdamW, FullPrecision");
   CHECK(of("\"zero_hpz_partition_size\": 3", 4) ==
-        "FullShard, AdamW, FullPrecision; not zero_optimization.zero_hpz_partition_size");
-  CHECK(of("\"zero_hpz_partition_size\": 4", 0, 2) == "ShardGradOp, AdamW, FullPrecision");
-  CHECK(of("\"mics_shard_size\": 4") == "HybridShard<4>, AdamW, FullPrecision");
-  CHECK(of("\"mics_shard_size\": -1") == "FullShard, AdamW, FullPrecision");
-  CHECK(of("\"mics_shard_size\": 8", 8) == "FullShard, AdamW, FullPrecision");
+        "FullShard, ClipNorm, AdamW, FullPrecision; not zero_optimization.zero_hpz_partition_size");
+  CHECK(of("\"zero_hpz_partition_size\": 4", 0, 2) ==
+        "ShardGradOp, ClipNorm, AdamW, FullPrecision");
+  CHECK(of("\"mics_shard_size\": 4") == "HybridShard<4>, ClipNorm, AdamW, FullPrecision");
+  CHECK(of("\"mics_shard_size\": -1") == "FullShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(of("\"mics_shard_size\": 8", 8) == "FullShard, ClipNorm, AdamW, FullPrecision");
   CHECK(of("\"mics_shard_size\": 3", 8) ==
-        "FullShard, AdamW, FullPrecision; not zero_optimization.mics_shard_size");
+        "FullShard, ClipNorm, AdamW, FullPrecision; not zero_optimization.mics_shard_size");
   CHECK(of("\"mics_shard_size\": 1") ==
-        "FullShard, AdamW, FullPrecision; not zero_optimization.mics_shard_size");
+        "FullShard, ClipNorm, AdamW, FullPrecision; not zero_optimization.mics_shard_size");
   CHECK(of("\"mics_shard_size\": 8, \"zero_hpz_partition_size\": 2") ==
-        "HybridShard<8>, ReshardTo<2>, AdamW, FullPrecision");
+        "HybridShard<8>, ReshardTo<2>, ClipNorm, AdamW, FullPrecision");
   CHECK(of("\"mics_shard_size\": 4, \"zero_hpz_partition_size\": 4") ==
-        "HybridShard<4>, AdamW, FullPrecision; not zero_optimization.zero_hpz_partition_size");
+        "HybridShard<4>, ClipNorm, AdamW, FullPrecision; not "
+        "zero_optimization.zero_hpz_partition_size");
   // Batch sizes may say how many ranks there are.
   const auto sized = [](const char* total) {
     return outcome(json("{\"train_batch_size\": " + std::string{total} +
                         ", \"train_micro_batch_size_per_gpu\": 2, \"zero_optimization\": "
                         "{\"stage\": 3, \"mics_shard_size\": 4}}"));
   };
-  CHECK(sized("8") == "FullShard, AdamW, FullPrecision");
-  CHECK(sized("16") == "HybridShard<4>, AdamW, FullPrecision");
+  CHECK(sized("8") == "FullShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(sized("16") == "HybridShard<4>, ClipNorm, AdamW, FullPrecision");
   CHECK(of("\"zero_quantized_weights\": true, \"zero_quantized_gradients\": true") ==
-        "FullShard, AdamW, FullPrecision, QuantizedWeights, QuantizedGradients");
-  CHECK(of("\"zero_quantized_weights\": true", 0, 2) == "ShardGradOp, AdamW, FullPrecision");
-  CHECK(of("\"zero_quantized_gradients\": true, \"reduce_scatter\": false") ==
-        "FullShard, AdamW, FullPrecision; not zero_optimization.zero_quantized_gradients");
+        "FullShard, ClipNorm, AdamW, FullPrecision, QuantizedWeights, QuantizedGradients");
+  CHECK(of("\"zero_quantized_weights\": true", 0, 2) ==
+        "ShardGradOp, ClipNorm, AdamW, FullPrecision");
+  CHECK(
+      of("\"zero_quantized_gradients\": true, \"reduce_scatter\": false") ==
+      "FullShard, ClipNorm, AdamW, FullPrecision; not zero_optimization.zero_quantized_gradients");
 }
 
 TEST_CASE("batch sizes agree, or DeepSpeed refuses them") {
@@ -291,11 +301,11 @@ TEST_CASE("batch sizes agree, or DeepSpeed refuses them") {
         "with an exponent as 1.0e+8");
   // Stages 0 and 1 reduce once, 2 and 3 in each micro-batch.
   const char* const steps = "\"gradient_accumulation_steps\": 2";
-  CHECK(pack(of(steps, 0, 1)) == "ShardOptimizer, ReduceAtEnd, AdamW, FullPrecision");
-  CHECK(pack(of(steps, 0, 0)) == "NoShard, ReduceAtEnd, AdamW, FullPrecision");
-  CHECK(pack(of(steps, 0, 2)) == "ShardGradOp, AdamW, FullPrecision");
+  CHECK(pack(of(steps, 0, 1)) == "ShardOptimizer, ReduceAtEnd, ClipNorm, AdamW, FullPrecision");
+  CHECK(pack(of(steps, 0, 0)) == "NoShard, ReduceAtEnd, ClipNorm, AdamW, FullPrecision");
+  CHECK(pack(of(steps, 0, 2)) == "ShardGradOp, ClipNorm, AdamW, FullPrecision");
   CHECK(pack(of("\"gradient_accumulation_steps\": 1", 0, 1)) ==
-        "ShardOptimizer, AdamW, FullPrecision");
+        "ShardOptimizer, ClipNorm, AdamW, FullPrecision");
   Settings settings;
   settings.micro_batches = 4;
   CHECK(json("{\"gradient_accumulation_steps\": \"auto\"}", settings).values.micro_batches == 4);
@@ -307,7 +317,17 @@ TEST_CASE("clipping") {
   CHECK(pack(json("{\"gradient_clipping\": 0.5}")) == "NoShard, ClipNorm, AdamW, FullPrecision");
   CHECK(json("{\"gradient_clipping\": 0.5}").values.clip == 0.5);
   CHECK(pack(json("{\"gradient_clipping\": 0}")) == "NoShard, AdamW, FullPrecision");
-  CHECK(json("{\"gradient_clipping\": \"auto\"}").values.clip == 1);
+  CHECK(!json("{\"gradient_clipping\": 0}").values.clip);
+  for (const char* one :
+       {"{}", "{\"gradient_clipping\": null}", "{\"gradient_clipping\": \"auto\"}"}) {
+    CAPTURE(std::string{one});
+    const Judgement read = json(one);
+    CHECK(pack(read) == "NoShard, ClipNorm, AdamW, FullPrecision");
+    CHECK(read.values.clip == 1);
+    CHECK(std::any_of(read.rules.begin(), read.rules.end(), [](const std::string& rule) {
+      return rule.find("gradient_clipping") != rule.npos;
+    }));
+  }
   CHECK_FALSE(json_refusal("{\"gradient_clipping\": -1}").empty());
 }
 
@@ -316,20 +336,21 @@ TEST_CASE("optimizers") {
     return json("{\"optimizer\": {\"type\": \"" + std::string{type} + "\", \"params\": {" + params +
                 "}}}");
   };
-  CHECK(outcome(of("AdamW")) == "NoShard, AdamW, FullPrecision");
-  CHECK(outcome(of("Adam")) == "NoShard, AdamW, FullPrecision");
-  CHECK(outcome(of("Adam", "\"adam_w_mode\": false")) == "NoShard, Adam, FullPrecision");
-  CHECK(outcome(of("AdamW", "\"adam_w_mode\": false")) == "NoShard, AdamW, FullPrecision");
+  CHECK(outcome(of("AdamW")) == "NoShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(of("Adam")) == "NoShard, ClipNorm, AdamW, FullPrecision");
+  CHECK(outcome(of("Adam", "\"adam_w_mode\": false")) == "NoShard, ClipNorm, Adam, FullPrecision");
+  CHECK(outcome(of("AdamW", "\"adam_w_mode\": false")) ==
+        "NoShard, ClipNorm, AdamW, FullPrecision");
   CHECK(warns(of("AdamW", "\"adam_w_mode\": false"), "adam_w_mode: without effect"));
-  CHECK(outcome(of("SGD", "\"lr\": 0.1")) == "NoShard, Sgd, FullPrecision");
+  CHECK(outcome(of("SGD", "\"lr\": 0.1")) == "NoShard, ClipNorm, Sgd, FullPrecision");
   CHECK(outcome(of("SGD", "\"momentum\": 0.9, \"nesterov\": true")) ==
-        "NoShard, SgdMomentum, FullPrecision");
-  CHECK(outcome(of("Lion")) == "NoShard, Lion, FullPrecision");
-  CHECK(outcome(of("adagrad")) == "NoShard, Adagrad, FullPrecision");
+        "NoShard, ClipNorm, SgdMomentum, FullPrecision");
+  CHECK(outcome(of("Lion")) == "NoShard, ClipNorm, Lion, FullPrecision");
+  CHECK(outcome(of("adagrad")) == "NoShard, ClipNorm, Adagrad, FullPrecision");
   CHECK(outcome(of("Lamb", "\"lr\": 1")) ==
-        "NoShard, AdamW, FullPrecision; not optimizer.type; not optimizer.params.lr");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not optimizer.type; not optimizer.params.lr");
   CHECK(outcome(of("Adam", "\"bias_correction\": false")) ==
-        "NoShard, AdamW, FullPrecision; not optimizer.params.bias_correction");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not optimizer.params.bias_correction");
   const Judgement given =
       of("AdamW",
          "\"lr\": 3e-4, \"betas\": [0.8, 0.9], \"eps\": 1e-6, \"weight_decay\": 0.01, "
@@ -351,11 +372,11 @@ TEST_CASE("optimizers") {
   CHECK(json_refusal("{\"optimizer\": {\"type\": \"Adam\", \"params\": {\"betas\": [0.9]}}}") ==
         "ds.json:1: optimizer.params.betas: not two numbers in [0, 1); give [0.9, 0.999]");
   CHECK(outcome(json("{\"optimizer\": {\"params\": {\"lr\": 1}}}")) ==
-        "NoShard, AdamW, FullPrecision");
+        "NoShard, ClipNorm, AdamW, FullPrecision");
   // Sgd keeps no moments: no dtype for them.
   CHECK(outcome(json("{\"optimizer\": {\"type\": \"SGD\"}, \"bf16\": {\"enabled\": true, "
                      "\"bf16_master_weights_and_grads\": true}}")) ==
-        "NoShard, Sgd, Precision<bf16, bf16, bf16, bf16>");
+        "NoShard, ClipNorm, Sgd, Precision<bf16, bf16, bf16, bf16>");
 }
 
 TEST_CASE("schedules") {
@@ -378,7 +399,8 @@ TEST_CASE("schedules") {
   CHECK(of("WarmupCosineLR", "\"warmup_num_steps\": 1, \"total_num_steps\": 9").values.schedule ==
         Schedule::cosine);
   CHECK(outcome(of("OneCycle", "\"cycle_min_lr\": 0")) ==
-        "NoShard, AdamW, FullPrecision; not scheduler.type; not scheduler.params.cycle_min_lr");
+        "NoShard, ClipNorm, AdamW, FullPrecision; not scheduler.type; not "
+        "scheduler.params.cycle_min_lr");
 }
 
 TEST_CASE("what DeepSpeed refuses because of how it was built is taken, with a warning") {
@@ -387,7 +409,7 @@ TEST_CASE("what DeepSpeed refuses because of how it was built is taken, with a w
                 zero(zero_members, stage).substr(1));
   };
   const char* const sgd = "\"optimizer\": {\"type\": \"SGD\"}";
-  CHECK(outcome(with(sgd, "", 1)) == "ShardOptimizer, Sgd, FullPrecision");
+  CHECK(outcome(with(sgd, "", 1)) == "ShardOptimizer, ClipNorm, Sgd, FullPrecision");
   CHECK(warns(with(sgd, "", 1), "unless zero_allow_untested_optimizer"));
   CHECK(with(sgd, "", 0).warnings.empty());
   const std::string allowed = std::string{sgd} + ", \"zero_allow_untested_optimizer\": true";
@@ -398,7 +420,7 @@ TEST_CASE("what DeepSpeed refuses because of how it was built is taken, with a w
   const char* const offloaded = "\"offload_optimizer\": {\"device\": \"cpu\"}";
   const char* const mics = "\"mics_shard_size\": 2, \"offload_param\": {\"device\": \"cpu\"}";
   CHECK(outcome(with("", mics, 3)) ==
-        "HybridShard<2>, Offload<OnHost, OnDevice>, AdamW, FullPrecision");
+        "HybridShard<2>, Offload<OnHost, OnDevice>, ClipNorm, AdamW, FullPrecision");
   CHECK(warns(with("", mics, 3), "MiCS fails"));
   const char* const kept = "\"bf16\": {\"enabled\": true, \"bf16_master_weights_and_grads\": true}";
   CHECK(warns(with(kept, "", 2), "bf16_master_weights_and_grads: DeepSpeed refuses it"));

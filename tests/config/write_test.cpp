@@ -39,7 +39,7 @@ TEST_CASE("what Accelerate's YAML says comes back") {
        {"FullShard",
         "ShardGradOp",
         "NoShard",
-        "ShardOptimizer",
+        "ShardOptimizer, ClipNorm",
         "HybridShard<4>",
         "HybridShardGradOp<4>",
         "OffloadAll",
@@ -58,12 +58,12 @@ TEST_CASE("what Accelerate's YAML says comes back") {
         "MixedPrecision<fp16, fp16>, DynamicLossScale",
         "NoShard, MixedPrecision<bf16, fp32>",
         "ShardGradOp, ClipNorm",
-        "ShardOptimizer, ReduceAtEnd",
+        "ShardOptimizer, ReduceAtEnd, ClipNorm",
         "FullShard, ClipNorm",
-        "NoShard, ReduceAtEnd, MixedPrecision<bf16, bf16>",
-        "Offload<OnHost, OnNvme>",
-        "Offload<OnDevice, OnHost>",
-        "ShardGradOp, Offload<OnDevice, OnHost>, WrapEach<>"}) {
+        "NoShard, ReduceAtEnd, ClipNorm, MixedPrecision<bf16, bf16>",
+        "Offload<OnHost, OnNvme>, ClipNorm",
+        "Offload<OnDevice, OnHost>, ClipNorm",
+        "ShardGradOp, Offload<OnDevice, OnHost>, WrapEach<>, ClipNorm"}) {
     CAPTURE(std::string{policies});
     CHECK(in_yaml(policies) == "");
   }
@@ -118,6 +118,10 @@ TEST_CASE("what a format cannot say is named, axis by axis") {
   CHECK(in_yaml("WrapEach<gpt::Block>, ClipNorm") == "clipping");
   CHECK(in_yaml("WrapEach<gpt::Block>, ReduceAtEnd") == "accumulation");
   CHECK(in_yaml("MixedPrecision<bf16, fp32>") == "precision");
+  // DeepSpeed's block always clips: what FSDP's says is nearer, no weight depends on the rest.
+  CHECK(in_yaml("ShardOptimizer") == "sharding");
+  CHECK(in_yaml("Offload<OnHost, OnNvme>") == "offload");
+  CHECK(in_yaml("ShardOptimizer, Offload<OnDevice, OnNvme>") == "clipping");
   CHECK(in_yaml("ForwardPrefetch<2>") == "forward prefetch");
   CHECK(in_yaml("Recompute<gpt::Block>") == "recompute");
   CHECK(in_yaml("HybridShard<4>, ReshardTo<2>") == "reshard");
