@@ -273,6 +273,10 @@ void Accelerate::judge_wrap(std::size_t version) {
     }
   }
   say(checkpointing, standard, "off");
+  const std::string inputs = block + "fsdp_activation_checkpointing_offload";
+  const bool moves_inputs = keys.flag(inputs).value_or(false);
+  say(inputs, moves_inputs ? unsupported : standard,
+      moves_inputs ? "what a recomputed unit is given stays on the device" : "off");
 }
 
 void Accelerate::judge_fsdp_precision() {

@@ -176,6 +176,13 @@ TEST_CASE("fsdp: wrap and recomputation") {
       "FullShard, WrapBySize<9>, Recompute<>" + tail);
   CHECK(of("activation_checkpointing: true") ==
         "FullShard, WrapWhole" + tail + "; not fsdp_config.fsdp_activation_checkpointing");
+  const std::string inputs = "fsdp_config.fsdp_activation_checkpointing_offload";
+  const auto moved = [](const char* value) {
+    return yaml(fsdp("activation_checkpointing_offload: " + std::string{value}));
+  };
+  CHECK(verdict(moved("false"), inputs) == Verdict::standard);
+  CHECK(row(moved("true"), inputs).text == "what a recomputed unit is given stays on the device");
+  CHECK_FALSE(moved("true").is_supported());
   CHECK(of("auto_wrap_policy: TRANSFORMER_BASED_WRAP\nignored_modules: 'h.*'") ==
         "FullShard" + each + tail + "; not fsdp_config.fsdp_ignored_modules");
   CHECK(of("auto_wrap_policy: TRANSFORMER_BASED_WRAP\nignored_modules: null") ==
