@@ -4,7 +4,7 @@
 #   SHARDEXPR_MPIS             openmpi, mpich, or mpi
 #   SHARDEXPR_MPIRUN_<mpi>     its mpirun
 #   SHARDEXPR_MPI_ENVIRONMENT  of a test that calls it
-#   shardexpr_link_mpi(<target> <mpi>)
+#   shardexpr_link_mpi(<target> <mpi>), shardexpr_link_test_mpi(<target> <mpi>)
 #   shardexpr_add_mpi_tests(<name> SOURCES <file>... RUNS <ranks>[.<word>]... [TIMEOUT <seconds>])
 include_guard()
 
@@ -52,6 +52,15 @@ function(shardexpr_link_mpi target mpi)
   target_link_libraries(${target} PRIVATE shardexpr_mpi_${mpi})
 endfunction()
 
+# The same for a program that tests start with more ranks than there are cores.
+function(shardexpr_link_test_mpi target mpi)
+  shardexpr_link_mpi(${target} ${mpi})
+  if(mpi STREQUAL "mpich")
+    target_sources(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/ucx_yields.cpp)
+    target_link_libraries(${target} PRIVATE ${CMAKE_DL_LIBS})
+  endif()
+endfunction()
+
 # One doctest program for each MPI, <name>_<mpi>, that mpirun starts; each process runs every case.
 # A ctest for each run, <name>.<mpi>.<ranks>[.<word>]; the program finds the word in
 # $SHARDEXPR_MPI_RUN.
@@ -68,7 +77,7 @@ function(shardexpr_add_mpi_tests name)
   foreach(mpi IN LISTS SHARDEXPR_MPIS)
     set(program ${name}_${mpi})
     add_executable(${program} ${arg_SOURCES})
-    shardexpr_link_mpi(${program} ${mpi})
+    shardexpr_link_test_mpi(${program} ${mpi})
     target_link_libraries(${program} PRIVATE shardexpr_test_main doctest::doctest)
     target_compile_options(${program} PRIVATE -O0)  # to optimize it takes longer than it saves
     if(NOT name MATCHES "${SHARDEXPR_TESTS_ONLY}" OR name MATCHES "${SHARDEXPR_TESTS_NOT}")

@@ -52,18 +52,19 @@ function(shardexpr_add_benchmark name)
 endfunction()
 
 # shardexpr_add_test(<name> SOURCES <file>... [LIBRARIES <target>...] [LABELS <label>...]
-#                    [TIMEOUT <seconds>] [FIXTURES <file>...])
+#                    [TIMEOUT <seconds>] [FIXTURES <file>...] [RANKS])
 # One doctest program with the shared main, one ctest of the same name, if this build tests it:
 # SHARDEXPR_TESTS_ONLY and SHARDEXPR_TESTS_NOT; by its name it can be built all the same. It fails when it runs no
 # test case, and after TIMEOUT seconds (default 300), so that a hang is a failure. FIXTURES: the
 # sources that read files of tests/fixtures; others do not know where they are, so that a compiler's
-# cache serves several checkouts.
+# cache serves several checkouts. RANKS: its threads wait for each other without sleeping, so that
+# no other test runs beside it: two of them take three times as long as one after the other.
 set(SHARDEXPR_TESTS_ONLY "" CACHE STRING
   "Regular expression: the test programs that are built and run; empty: all")
 set(SHARDEXPR_TESTS_NOT "^$" CACHE STRING "Regular expression: those of them that are not")
 mark_as_advanced(SHARDEXPR_TESTS_ONLY SHARDEXPR_TESTS_NOT)
 function(shardexpr_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;FIXTURES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "RANKS" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;FIXTURES")
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
@@ -78,4 +79,7 @@ function(shardexpr_add_test name)
   endif()
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "unit;${arg_LABELS}")
+  if(arg_RANKS)
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+  endif()
 endfunction()
