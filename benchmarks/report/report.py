@@ -309,18 +309,25 @@ PEERS = {
 }
 
 
+def peer_rows(sections):
+    """Which row of a picture each peer has: the same in each section, also where one was not run."""
+    ran = {name for section in sections for name in section["ratios"][section["ours"]]}
+    return {name: row for row, name in enumerate(name for name in PEERS if name in ran)}
+
+
 def draw_peers(plot, peers, path):
     """How many times as fast as each peer, and which part of its memory; quartiles of rounds."""
     sections = peers["training"]
+    rows = peer_rows(sections)
     figure, axes = plot.subplots(2, len(sections), figsize=(3.2 * len(sections) + 1.6, 6.4), squeeze=False)
     for column, section in enumerate(sections):
         ratios = section["ratios"][section["ours"]]
-        names = [name for name in PEERS if name in ratios]
+        names = [name for name in rows if name in ratios]
         for axis, key, target in ((axes[0][column], "tokens_per_s", 1.5), (axes[1][column], "peak", 0.5)):
             values = [ratios[name][key] for name in names]
             medians = [value["median"] for value in values]
             axis.barh(
-                range(len(names)),
+                [rows[name] for name in names],
                 medians,
                 xerr=[
                     [value["median"] - value["low"] for value in values],
@@ -330,12 +337,12 @@ def draw_peers(plot, peers, path):
                 ecolor="#333333",
                 height=0.7,
             )
-            for y, median in enumerate(medians):
-                axis.text(0.02 * max(medians), y, f"{median:.2f}", va="center", fontsize=9, color="white")
+            for name, median in zip(names, medians):
+                axis.text(0.02 * max(medians), rows[name], f"{median:.2f}", va="center", fontsize=9, color="white")
             axis.axvline(1, color="#333333", linewidth=1)
             axis.axvline(target, color="#333333", linewidth=1, linestyle=":")
-            axis.set_yticks(range(len(names)), [PEERS[name] for name in names] if column == 0 else [])
-            axis.invert_yaxis()
+            axis.set_yticks(list(rows.values()), [PEERS[name] for name in rows] if column == 0 else [])
+            axis.set_ylim(len(rows) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
             axis.set_xlabel("times its tokens/s" if key == "tokens_per_s" else "of its peak memory")
         axes[0][column].set_title(f"{section['name']}, {section['dtype']}: {section['ours']}", fontsize=10)

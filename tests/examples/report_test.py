@@ -5,6 +5,7 @@
 PROGRAM is bench_strategies_some. Says SKIPPED where there is no matplotlib.
 """
 import html
+import importlib.util
 import json
 import pathlib
 import re
@@ -109,6 +110,40 @@ class OfARun(unittest.TestCase):
         self.assertIn("run the benchmark", self.refused(lambda record: "{"))
         self.assertIn("no strategy", self.refused(lambda record: record["benchmarks"].clear()))
         self.assertIn("tokens/s", self.refused(lambda record: record["benchmarks"][0].pop("tokens/s") and None))
+
+
+class OfPeers(unittest.TestCase):
+    def test_each_bar_stands_beside_its_peer_also_where_others_did_not_run(self):
+        spec = importlib.util.spec_from_file_location("report", report)
+        made = importlib.util.module_from_spec(spec)
+        sys.modules["report"] = made  # which its data classes look for
+        spec.loader.exec_module(made)
+        plot, figures = made.setup_plot(), []
+
+        class Plot:
+            subplots = staticmethod(plot.subplots)
+            close = staticmethod(figures.append)
+
+        ran = [{"fsdp2": 1.5, "fsdp2_compiled": 1.25, "zero3": 2.0}, {"fsdp2": 3.0, "zero3": 0.5}]
+
+        def section(speeds):
+            def ratio(value):
+                return {"median": value, "low": value, "high": value}
+
+            return {
+                "name": "tiny",
+                "dtype": "fp32",
+                "ours": "ours",
+                "ratios": {"ours": {n: {"tokens_per_s": ratio(v), "peak": ratio(v)} for n, v in speeds.items()}},
+            }
+
+        made.draw_peers(Plot, {"training": [section(speeds) for speeds in ran]}, scratch / "peers.png")
+        axes = figures[0].axes  # the speeds of each section, then their memory
+        names = [label.get_text() for label in axes[0].get_yticklabels()]
+        for axis, speeds in zip(axes, ran + ran):
+            bars = {names[round(bar.get_y() + bar.get_height() / 2)]: bar.get_width() for bar in axis.patches}
+            self.assertEqual(bars, {made.PEERS[name]: value for name, value in speeds.items()})
+            self.assertEqual(axis.get_ylim(), axes[0].get_ylim())
 
 
 class OfTheCommittedRecords(unittest.TestCase):
