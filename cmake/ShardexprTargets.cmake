@@ -57,7 +57,7 @@ endfunction()
 # SHARDEXPR_TESTS_ONLY and SHARDEXPR_TESTS_NOT; by its name it can be built all the same. It fails when it runs no
 # test case, and after TIMEOUT seconds (default 300), so that a hang is a failure. FIXTURES: the
 # sources that read files of tests/fixtures; others do not know where they are, so that a compiler's
-# cache serves several checkouts. RANKS: its threads wait for each other without sleeping, so that
+# cache serves several checkouts. RANKS: its ranks wait for each other without sleeping, so that
 # no other test runs beside it: two of them take three times as long as one after the other.
 set(SHARDEXPR_TESTS_ONLY "" CACHE STRING
   "Regular expression: the test programs that are built and run; empty: all")
